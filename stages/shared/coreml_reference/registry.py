@@ -1,0 +1,39 @@
+"""Which function computes which Core ML op.
+
+A kernel is a plain numpy function that is called with the op's inputs by their MIL names:
+
+- floating-point tensors arrive as float64 arrays (scalars as 0-d arrays), whatever precision the program declares;
+- integer and boolean tensors keep the dtype that the program declares;
+- strings arrive as `str`, tuple inputs (`concat`'s `values`) as a list of arrays, lists as `list`;
+- an optional input that the program leaves out is not passed.
+
+It returns the op's output, or a tuple of outputs. The interpreter then checks every result against the shape that the
+program declares and rounds it to the declared dtype, so no kernel rounds by itself. A kernel must not modify its inputs.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Kernel = Callable[..., Any]
+Decorated = TypeVar("Decorated", bound=Kernel)
+
+KERNELS: dict[str, Kernel] = {}
+REFUSED: dict[str, str] = {}
+
+
+def kernel(*op_types: str) -> Callable[[Decorated], Decorated]:
+    """Register the decorated function as the definition of `op_types` (MIL op names, such as `"conv"`)."""
+
+    def register(function: Decorated) -> Decorated:
+        for op_type in op_types:
+            if op_type in KERNELS:
+                raise ValueError(f"op {op_type!r} has two kernels")
+            KERNELS[op_type] = function
+        return function
+
+    return register
+
+
+def refuse(op_type: str, reason: str) -> None:
+    """Record that `op_type` is known and deliberately not computed, with the reason a user will read."""
+    REFUSED[op_type] = reason
