@@ -1,0 +1,35 @@
+"""Matrix products: `linear`, `matmul` and `einsum`."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.coreml_reference.registry import kernel
+
+Array = NDArray[Any]
+
+
+@kernel("linear")
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Return `x @ weight.T + bias`; x is (..., inputs), weight is (outputs, inputs), bias is (outputs,)."""
+    # One product of two matrices: numpy would otherwise call BLAS once for each leading index.
+    product = (x.reshape(-1, x.shape[-1]) @ weight.T).reshape(*x.shape[:-1], weight.shape[0])
+    return product if bias is None else product + bias
+
+
+@kernel("matmul")
+def matmul(x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = False) -> Array:
+    """Return `x @ y` as numpy does, after swapping the last two axes of an operand whose flag is set."""
+    if transpose_x and x.ndim > 1:
+        x = x.swapaxes(-1, -2)
+    if transpose_y and y.ndim > 1:
+        y = y.swapaxes(-1, -2)
+    return np.asarray(x @ y)
+
+
+@kernel("einsum")
+def einsum(values: list[Array], equation: str) -> Array:  # noqa: ARG001 (MIL allows one equation, in any letters)
+    """Return `out[n,c,h,u] = sum over w of x[n,c,h,w] y[n,w,h,u]`; n may be missing, n and h broadcast."""
+    x, y = (value.swapaxes(-3, -2) for value in values)
+    return (x @ y).swapaxes(-3, -2)

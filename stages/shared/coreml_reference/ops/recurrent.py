@@ -1,0 +1,214 @@
+"""Recurrent layers: `lstm`, `gru` and `rnn`. Sequences are (time, batch, features)."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from shared.coreml_reference.errors import EvaluationError
+from shared.coreml_reference.registry import kernel
+
+Array = NDArray[Any]
+
+# Every activation has its default parameters here: MIL offers no way to set others.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "scaled_tanh": np.tanh,
+    "sigmoid": expit,
+    "hard_sigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    "sigmoid_hard": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+}
+
+
+@kernel("lstm")
+def lstm(
+    x: Array,
+    initial_h: Array,
+    initial_c: Array,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias: Array | None = None,
+    peephole: Array | None = None,
+    weight_ih_back: Array | None = None,
+    weight_hh_back: Array | None = None,
+    bias_back: Array | None = None,
+    peephole_back: Array | None = None,
+    direction: str = "forward",
+    output_sequence: bool = False,
+    recurrent_activation: str = "sigmoid",
+    cell_activation: str = "tanh",
+    activation: str = "tanh",
+    clip: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """Run a long short-term memory; return the outputs, the last h and the last c.
+
+    At every time step, with the rows of the weights in the order i, f, o, z::
+
+        i = recurrent_activation(W_i x + R_i h + b_i + p_i * c)
+        f = recurrent_activation(W_f x + R_f h + b_f + p_f * c)
+        z = cell_activation(W_z x + R_z h + b_z)
+        c = clip(f * c + i * z)
+        o = recurrent_activation(W_o x + R_o h + b_o + p_o * c)
+        h = o * activation(c)
+
+    x is (time, batch, inputs), initial_h and initial_c are (batch, hidden); the outputs are (time, batch, hidden), or
+    (1, batch, hidden) unless `output_sequence`. A "reverse" layer reads x backwards and its outputs stay in that order.
+    "bidirectional" runs both ways, each on its half of the states; its outputs are aligned in time.
+    """
+    _check_batch(x, initial_h=initial_h, initial_c=initial_c)
+    activations = (ACTIVATIONS[recurrent_activation], ACTIVATIONS[cell_activation], ACTIVATIONS[activation])
+
+    def one_way(x: Array, h: Array, c: Array, *parameters: Array | None) -> tuple[Array, Array, Array]:
+        steps = _lstm_steps(x, h, c, *parameters, *activations, clip)  # type: ignore[arg-type]
+        return _collect(steps, x.shape[0], (h, c), bool(output_sequence))
+
+    forward = (weight_ih, weight_hh, bias, peephole)
+    if direction != "bidirectional":
+        return one_way(_in_order(x, direction), initial_h, initial_c, *forward)
+    hidden = weight_hh.shape[1]
+    there = one_way(x, initial_h[:, :hidden], initial_c[:, :hidden], *forward)
+    backward = (weight_ih_back, weight_hh_back, bias_back, peephole_back)
+    out, last_h, last_c = one_way(x[::-1], initial_h[:, hidden:], initial_c[:, hidden:], *backward)
+    back = (out[::-1], last_h, last_c)
+    outputs, h, c = (np.concatenate(halves, axis=-1) for halves in zip(there, back, strict=True))
+    return outputs, h, c
+
+
+def _lstm_steps(
+    x: Array,
+    h: Array,
+    c: Array,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias: Array | None,
+    peephole: Array | None,
+    recurrent_activation: Callable[[Array], Array],
+    cell_activation: Callable[[Array], Array],
+    activation: Callable[[Array], Array],
+    clip: Array | None,
+) -> Iterator[tuple[Array, Array]]:
+    """Yield h and c after each time step of one direction."""
+    hidden = weight_hh.shape[1]
+    p_i, p_f, p_o = (None, None, None) if peephole is None else np.split(peephole, 3)
+    for x_t in x:
+        gates = x_t @ weight_ih.T
+        gates += h @ weight_hh.T
+        if bias is not None:
+            gates += bias
+        i, f, o, z = (gates[:, k * hidden : (k + 1) * hidden] for k in range(4))
+        if p_i is not None:
+            i = i + p_i * c
+            f = f + p_f * c
+        c = recurrent_activation(f) * c + recurrent_activation(i) * cell_activation(z)
+        if clip is not None:
+            c = np.clip(c, -clip, clip)
+        if p_o is not None:
+            o = o + p_o * c
+        h = recurrent_activation(o) * activation(c)
+        yield h, c
+
+
+@kernel("gru")
+def gru(
+    x: Array,
+    initial_h: Array,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias: Array | None = None,
+    direction: str = "forward",
+    output_sequence: bool = False,
+    recurrent_activation: str = "sigmoid",
+    activation: str = "tanh",
+    reset_after: bool = False,
+    input_bias: Array | None = None,
+) -> tuple[Array, Array]:
+    """Run a gated recurrent unit; return the outputs and the last h.
+
+    At every time step, with the rows of the weights in the order r, o, z, `a` the input bias and `b` the bias::
+
+        r = recurrent_activation(W_r x + a_r + R_r h + b_r)
+        z = recurrent_activation(W_z x + a_z + R_z h + b_z)
+        o = activation(W_o x + a_o + R_o (r * h) + b_o)        or, if reset_after,
+        o = activation(W_o x + a_o + r * (R_o h + b_o))
+        h = (1 - z) * o + z * h
+
+    x is (time, batch, inputs), initial_h is (batch, hidden); the outputs are (time, batch, hidden), or (1, batch,
+    hidden) unless `output_sequence`. A "reverse" layer reads x backwards and its outputs stay in that order. The MIL
+    page shows the second formula for the plain op; Apple's own test computes the first.
+    """
+    _check_batch(x, initial_h=initial_h)
+    hidden = weight_hh.shape[1]
+    recurrent, active = ACTIVATIONS[recurrent_activation], ACTIVATIONS[activation]
+    r_rows, o_rows, z_rows = (slice(k * hidden, (k + 1) * hidden) for k in range(3))
+    b = np.zeros(3 * hidden) if bias is None else bias
+    a = np.zeros(3 * hidden) if input_bias is None else input_bias
+
+    def steps(h: Array) -> Iterator[tuple[Array]]:
+        for x_t in _in_order(x, direction):
+            from_x = x_t @ weight_ih.T + a
+            r = recurrent(from_x[:, r_rows] + h @ weight_hh[r_rows].T + b[r_rows])
+            z = recurrent(from_x[:, z_rows] + h @ weight_hh[z_rows].T + b[z_rows])
+            if reset_after:
+                from_h = r * (h @ weight_hh[o_rows].T + b[o_rows])
+            else:
+                from_h = (r * h) @ weight_hh[o_rows].T + b[o_rows]
+            h = (1 - z) * active(from_x[:, o_rows] + from_h) + z * h
+            yield (h,)
+
+    return _collect(steps(initial_h), x.shape[0], (initial_h,), bool(output_sequence))
+
+
+@kernel("rnn")
+def rnn(
+    x: Array,
+    initial_h: Array,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias: Array | None = None,
+    direction: str = "forward",
+    output_sequence: bool = False,
+    activation: str = "tanh",
+) -> tuple[Array, Array]:
+    """Run a plain recurrent layer, `h = activation(W x + R h + b)`; return the outputs and the last h.
+
+    x is (time, batch, inputs), initial_h is (batch, hidden); the outputs are (time, batch, hidden), or (1, batch,
+    hidden) unless `output_sequence`. A "reverse" layer reads x backwards and its outputs stay in that order.
+    """
+    _check_batch(x, initial_h=initial_h)
+    active = ACTIVATIONS[activation]
+    b = np.zeros(weight_hh.shape[0]) if bias is None else bias
+
+    def steps(h: Array) -> Iterator[tuple[Array]]:
+        for x_t in _in_order(x, direction):
+            h = active(x_t @ weight_ih.T + h @ weight_hh.T + b)
+            yield (h,)
+
+    return _collect(steps(initial_h), x.shape[0], (initial_h,), bool(output_sequence))
+
+
+def _in_order(x: Array, direction: str) -> Array:
+    """Return x in the order in which a layer of this direction reads it."""
+    return x[::-1] if direction == "reverse" else x
+
+
+def _collect(steps: Iterator[tuple[Array, ...]], length: int, state: tuple[Array, ...], output_sequence: bool) -> Any:
+    """Run all steps; return the outputs (every h, or the last one) followed by the last state."""
+    outputs = np.empty((length, *state[0].shape)) if output_sequence else None
+    for t, state in enumerate(steps):
+        if outputs is not None:
+            outputs[t] = state[0]
+    return (state[0][np.newaxis] if outputs is None else outputs, *state)
+
+
+def _check_batch(x: Array, **states: Array) -> None:
+    """Refuse an initial state that would broadcast over, or not fit, x's batch."""
+    for name, state in states.items():
+        if state.shape[0] != x.shape[1]:
+            raise EvaluationError(
+                f"{name} has shape {state.shape} but x has shape {x.shape}, a batch of {x.shape[1]}: the initial state "
+                f"has a baked batch size of {state.shape[0]}; convert with a state that follows the input's batch"
+            )
