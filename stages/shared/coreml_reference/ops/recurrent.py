@@ -11,9 +11,10 @@ from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.registry import kernel
 
 Array = NDArray[Any]
+Activation = Callable[[Array], Array]
 
 # Every activation has its default parameters here: MIL offers no way to set others.
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+ACTIVATIONS: dict[str, Activation] = {
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
     "tanh": np.tanh,
@@ -43,7 +44,7 @@ def lstm(
     cell_activation: str = "tanh",
     activation: str = "tanh",
     clip: Array | None = None,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, ...]:
     """Run a long short-term memory; return the outputs, the last h and the last c.
 
     At every time step, with the rows of the weights in the order i, f, o, z::
@@ -60,38 +61,36 @@ def lstm(
     "bidirectional" runs both ways, each on its half of the states; its outputs are aligned in time.
     """
     _check_batch(x, initial_h=initial_h, initial_c=initial_c)
-    activations = (ACTIVATIONS[recurrent_activation], ACTIVATIONS[cell_activation], ACTIVATIONS[activation])
+    rest = (ACTIVATIONS[recurrent_activation], ACTIVATIONS[cell_activation], ACTIVATIONS[activation], clip)
 
-    def one_way(x: Array, h: Array, c: Array, *parameters: Array | None) -> tuple[Array, Array, Array]:
-        steps = _lstm_steps(x, h, c, *parameters, *activations, clip)  # type: ignore[arg-type]
-        return _collect(steps, x.shape[0], (h, c), bool(output_sequence))
+    def one_way(x: Array, h: Array, c: Array, *parameters: Any) -> tuple[Array, ...]:
+        return _collect(_lstm_steps(x, h, c, parameters, *rest), x.shape[0], (h, c), output_sequence)
 
-    forward = (weight_ih, weight_hh, bias, peephole)
+    parameters = (weight_ih, weight_hh, bias, peephole)
     if direction != "bidirectional":
-        return one_way(_in_order(x, direction), initial_h, initial_c, *forward)
+        return one_way(_in_order(x, direction), initial_h, initial_c, *parameters)
+    if weight_ih_back is None or weight_hh_back is None:
+        raise EvaluationError("a bidirectional lstm needs weight_ih_back and weight_hh_back")
     hidden = weight_hh.shape[1]
-    there = one_way(x, initial_h[:, :hidden], initial_c[:, :hidden], *forward)
-    backward = (weight_ih_back, weight_hh_back, bias_back, peephole_back)
-    out, last_h, last_c = one_way(x[::-1], initial_h[:, hidden:], initial_c[:, hidden:], *backward)
-    back = (out[::-1], last_h, last_c)
-    outputs, h, c = (np.concatenate(halves, axis=-1) for halves in zip(there, back, strict=True))
-    return outputs, h, c
+    there = one_way(x, initial_h[:, :hidden], initial_c[:, :hidden], *parameters)
+    parameters = (weight_ih_back, weight_hh_back, bias_back, peephole_back)
+    outputs, *last = one_way(x[::-1], initial_h[:, hidden:], initial_c[:, hidden:], *parameters)
+    back = (outputs[::-1], *last)
+    return tuple(np.concatenate(halves, axis=-1) for halves in zip(there, back, strict=True))
 
 
 def _lstm_steps(
     x: Array,
     h: Array,
     c: Array,
-    weight_ih: Array,
-    weight_hh: Array,
-    bias: Array | None,
-    peephole: Array | None,
-    recurrent_activation: Callable[[Array], Array],
-    cell_activation: Callable[[Array], Array],
-    activation: Callable[[Array], Array],
+    parameters: Any,
+    recurrent_activation: Activation,
+    cell_activation: Activation,
+    activation: Activation,
     clip: Array | None,
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield h and c after each time step of one direction."""
+    """Yield h and c after each time step of one direction; the parameters are its W, R, b and p."""
+    weight_ih, weight_hh, bias, peephole = parameters
     hidden = weight_hh.shape[1]
     p_i, p_f, p_o = (None, None, None) if peephole is None else np.split(peephole, 3)
     for x_t in x:
@@ -125,7 +124,7 @@ def gru(
     activation: str = "tanh",
     reset_after: bool = False,
     input_bias: Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, ...]:
     """Run a gated recurrent unit; return the outputs and the last h.
 
     At every time step, with the rows of the weights in the order r, o, z, `a` the input bias and `b` the bias::
@@ -159,7 +158,7 @@ def gru(
             h = (1 - z) * active(from_x[:, o_rows] + from_h) + z * h
             yield (h,)
 
-    return _collect(steps(initial_h), x.shape[0], (initial_h,), bool(output_sequence))
+    return _collect(steps(initial_h), x.shape[0], (initial_h,), output_sequence)
 
 
 @kernel("rnn")
@@ -172,7 +171,7 @@ def rnn(
     direction: str = "forward",
     output_sequence: bool = False,
     activation: str = "tanh",
-) -> tuple[Array, Array]:
+) -> tuple[Array, ...]:
     """Run a plain recurrent layer, `h = activation(W x + R h + b)`; return the outputs and the last h.
 
     x is (time, batch, inputs), initial_h is (batch, hidden); the outputs are (time, batch, hidden), or (1, batch,
@@ -187,7 +186,7 @@ def rnn(
             h = active(x_t @ weight_ih.T + h @ weight_hh.T + b)
             yield (h,)
 
-    return _collect(steps(initial_h), x.shape[0], (initial_h,), bool(output_sequence))
+    return _collect(steps(initial_h), x.shape[0], (initial_h,), output_sequence)
 
 
 def _in_order(x: Array, direction: str) -> Array:
@@ -195,7 +194,9 @@ def _in_order(x: Array, direction: str) -> Array:
     return x[::-1] if direction == "reverse" else x
 
 
-def _collect(steps: Iterator[tuple[Array, ...]], length: int, state: tuple[Array, ...], output_sequence: bool) -> Any:
+def _collect(
+    steps: Iterator[tuple[Array, ...]], length: int, state: tuple[Array, ...], output_sequence: bool
+) -> tuple[Array, ...]:
     """Run all steps; return the outputs (every h, or the last one) followed by the last state."""
     outputs = np.empty((length, *state[0].shape)) if output_sequence else None
     for t, state in enumerate(steps):
