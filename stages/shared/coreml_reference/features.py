@@ -1,0 +1,112 @@
+"""What a model's description says of its inputs, outputs and states: dtypes, shapes and their bounds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shared.coreml_reference.errors import InputError, UnsupportedError
+
+Shape = tuple[int, ...]
+Bounds = tuple[int, int | None]
+
+KINDS = {
+    "multiArrayType": "tensor",
+    "stateType": "state",
+    "imageType": "image",
+    "dictionaryType": "dictionary",
+    "stringType": "string",
+    "int64Type": "int64",
+    "doubleType": "double",
+    "sequenceType": "sequence",
+}
+DTYPES = {
+    65552: np.dtype(np.float16),
+    65568: np.dtype(np.float32),
+    65600: np.dtype(np.float64),
+    131080: np.dtype(np.int8),
+    131104: np.dtype(np.int32),
+}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input, output or state.
+
+    Attributes:
+        name: Its name.
+        kind: "tensor", "state", "image", "dictionary", "string", "int64", "double" or "sequence".
+        dtype: A tensor's or a state's type at the interface; None for every other kind.
+        shape: The default shape; empty where the description leaves it open, as it does for outputs of flexible models.
+        bounds: The lowest and highest size of every axis (None is unbounded), or None where sizes do not range.
+        shapes: The shapes that are allowed, where they are enumerated; else empty.
+        default: What fills the input when it is left out; None where it is required.
+        description: The author's words.
+    """
+
+    name: str
+    kind: str
+    dtype: np.dtype[Any] | None = None
+    shape: Shape = ()
+    bounds: tuple[Bounds, ...] | None = None
+    shapes: tuple[Shape, ...] = ()
+    default: float | None = None
+    description: str = ""
+
+    def accepts(self, shape: Shape) -> bool:
+        """Tell whether a value may have this shape."""
+        if self.shapes:
+            return shape in self.shapes
+        if self.bounds is not None:
+            return len(shape) == len(self.bounds) and all(
+                low <= size and (high is None or size <= high)
+                for size, (low, high) in zip(shape, self.bounds, strict=True)
+            )
+        return shape == self.shape
+
+    def shape_text(self) -> str:
+        """Write the shapes that are allowed, such as `(1..4096, 6, 1)`."""
+        if self.shapes:
+            return " or ".join(str(shape) for shape in self.shapes)
+        if self.bounds is None:
+            return str(self.shape) if self.shape else "(any)"
+        sizes = [str(low) if low == high else f"{low}..{'' if high is None else high}" for low, high in self.bounds]
+        return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
+
+    def convert(self, value: Any) -> np.ndarray[Any, Any]:
+        """Check a value's shape and type and return it in the interface's dtype."""
+        if self.kind not in {"tensor", "state"} or self.dtype is None:
+            raise UnsupportedError(f"input {self.name!r} is an {self.kind}: only tensors can be passed")
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"input {self.name!r}: dtype {array.dtype}; expected numbers ({self.dtype})")
+        if not self.accepts(array.shape):
+            raise InputError(f"input {self.name!r}: shape {array.shape}; the model allows {self.shape_text()}")
+        with np.errstate(all="ignore"):
+            converted = array.astype(self.dtype)
+        if self.dtype.kind == "i" and not np.array_equal(converted, array):
+            raise InputError(f"input {self.name!r}: values that {self.dtype} cannot hold, in {array.dtype}")
+        return converted
+
+
+def read_feature(description: Any) -> Feature:
+    """Read a `FeatureDescription` of the model's protobuf."""
+    kind = KINDS[description.type.WhichOneof("Type")]
+    feature = {"name": description.name, "kind": kind, "description": description.shortDescription}
+    if kind not in {"tensor", "state"}:
+        return Feature(**feature)
+    array = description.type.multiArrayType if kind == "tensor" else description.type.stateType.arrayType
+    flexibility = array.WhichOneof("ShapeFlexibility")
+    default = array.WhichOneof("defaultOptionalValue")
+    bounds = tuple(
+        (int(size.lowerBound), None if size.upperBound < 0 else int(size.upperBound))
+        for size in array.shapeRange.sizeRanges
+    )
+    return Feature(
+        **feature,
+        dtype=DTYPES[array.dataType],
+        shape=tuple(array.shape),
+        bounds=bounds if flexibility == "shapeRange" else None,
+        shapes=tuple(tuple(shape.shape) for shape in array.enumeratedShapes.shapes),
+        default=float(getattr(array, default)) if default and description.type.isOptional else None,
+    )

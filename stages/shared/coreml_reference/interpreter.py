@@ -1,0 +1,434 @@
+"""Run a program op by op: plan it once, then look up, compute, check, round and forget.
+
+The plan resolves each op's kernel, decodes each constant and computes whatever depends on constants alone, so that a
+run does none of it. Values live in a dictionary by slot, and leave it after the last op that reads them.
+"""
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.coreml_reference import ops  # noqa: F401 (fills the registry)
+from shared.coreml_reference.errors import CoreMLReferenceError, EvaluationError, UnsupportedError
+from shared.coreml_reference.program import DeclaredShape, SavedProgram
+from shared.coreml_reference.registry import KERNELS, REFUSED, Kernel
+
+Array = NDArray[Any]
+Compute = Literal["declared", "exact"]
+
+# A result larger than the machine's memory is an absurd shape, not something to try.
+LARGEST_RESULT = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // np.dtype(np.float64).itemsize
+# These touch something besides their inputs, or run other ops.
+NOT_FOLDED = {"cond", "while_loop", "make_list", "read_state", "coreml_update_state", "classify"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the program declares of one value.
+
+    Attributes:
+        name, slot: Its name, and its key among the live values.
+        dtype: Its numpy dtype; None for what is no tensor (a list, a string, a dictionary).
+        shape: Sizes: an int, or a symbol or an expression of symbols (sympy) for what is known only at run time.
+        fixed: The shape, where every size is an int.
+    """
+
+    name: str
+    slot: int
+    dtype: np.dtype[Any] | None
+    shape: tuple[Any, ...] = ()
+    fixed: tuple[int, ...] | None = None
+
+
+@dataclass
+class Step:
+    """One op, ready to run.
+
+    Attributes:
+        operation: The op in memory.
+        kernel: The function that computes it.
+        constants: The arguments that are known already.
+        variables: The other arguments: name and slot, or for a tuple of values a list of slots.
+        results: What comes out.
+        release: The slots that nothing reads after this op.
+        takes_execution: Whether the kernel asks for the running `Execution`, to run blocks.
+    """
+
+    operation: Any
+    kernel: Kernel
+    constants: dict[str, Any]
+    variables: list[tuple[str, int | list[int]]]
+    results: list[Result]
+    release: list[int] = field(default_factory=list)
+    takes_execution: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name the op in a message."""
+        return f"op {self.operation.name!r} ({self.operation.op_type})"
+
+
+@dataclass
+class Plan:
+    """One block, ready to run."""
+
+    inputs: list[Result]
+    steps: list[Step]
+    outputs: list[int]
+    own: set[int]
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """An op whose finite result is infinite in the dtype that the program declares."""
+
+    op_name: str
+    op_type: str
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"op {self.op_name!r} ({self.op_type}): a finite result is infinite in {self.dtype}"
+
+
+class Interpreter:
+    """Runs one function of a program, any number of times.
+
+    Args:
+        program: The function, as loaded.
+        compute: "declared" rounds every result to the dtype that the program declares; "exact" stays in float64.
+    """
+
+    def __init__(self, program: SavedProgram, compute: Compute = "declared") -> None:
+        if compute not in ("declared", "exact"):
+            raise ValueError(f'compute={compute!r}: expected "declared" or "exact"')
+        self.exact = compute == "exact"
+        self.declared_shapes = program.declared_shapes
+        self.overflows: list[Overflow] = []
+        self.folded: list[Step] = []
+        self.values: dict[int, Any] = {}
+        self.plans: dict[int, Plan] = {}
+        self._slots: dict[int, int] = {}
+        self.inputs = {name: self._result(variable) for name, variable in program.function.inputs.items()}
+        self.main = self._plan(program.function, list(self.inputs.values()))
+
+    def run(self, inputs: dict[str, Any]) -> list[Any]:
+        """Compute the function's outputs, in order, from arrays and states by name."""
+        execution = Execution(self)
+        with np.errstate(all="ignore"):
+            execution.enter(self.main, [inputs[name] for name in self.inputs])
+            for step in self.main.steps:
+                execution.execute(step)
+            return execution.leave(self.main)
+
+    def walk(self, inputs: dict[str, Any]) -> Iterator[tuple[Step, list[Any]]]:
+        """Yield every op of the function (not of its nested blocks) with its results, constants' ops first."""
+        execution = Execution(self)
+        for step in self.folded:
+            yield step, [self.values[result.slot] for result in step.results]
+        with np.errstate(all="ignore"):
+            execution.enter(self.main, [inputs[name] for name in self.inputs])
+        for step in self.main.steps:
+            with np.errstate(all="ignore"):
+                results = execution.execute(step)
+            yield step, results
+
+    def check_shapes(self, inputs: dict[str, Any]) -> None:
+        """Run the function on some values for the sake of its shapes alone.
+
+        It ends at the first op whose result's shape follows from values, for those values mean nothing, and at the
+        first loop, which might never end on them.
+        """
+        execution = Execution(self, quiet=True)
+        with np.errstate(all="ignore"):
+            execution.enter(self.main, [inputs[name] for name in self.inputs])
+            for step in self.main.steps:
+                if step.operation.op_type == "while_loop":
+                    return
+                known = len(execution.sizes)
+                execution.execute(step)
+                if len(execution.sizes) > known:
+                    return
+
+    def report(self, overflow: Overflow) -> None:
+        """Record and warn of an op's overflow, once."""
+        if overflow not in self.overflows:
+            self.overflows.append(overflow)
+            warnings.warn(str(overflow), RuntimeWarning, stacklevel=2)
+
+    def _plan(self, block: Any, inputs: list[Result]) -> Plan:
+        steps: list[Step] = []
+        for operation in block.operations:
+            if operation.op_type == "const":
+                self.values[self._slot(operation.outputs[0])] = _decode(operation.outputs[0])
+                continue
+            step = self._step(operation)
+            if step.variables or operation.op_type in NOT_FOLDED:
+                steps.append(step)
+            else:
+                with np.errstate(all="ignore"):
+                    execution = Execution(self)
+                    results = execution.execute(step)
+                for result, value in zip(step.results, results, strict=True):
+                    self.values[result.slot] = _frozen(value)
+                self.folded.append(step)
+        own = {result.slot for result in inputs}.union(*({r.slot for r in step.results} for step in steps))
+        plan = Plan(inputs, steps, [self._slot(variable) for variable in block.outputs], own)
+        self._find_last_uses(plan)
+        self.plans[id(block)] = plan
+        return plan
+
+    def _step(self, operation: Any) -> Step:
+        title, op_type = f"op {operation.name!r} ({operation.op_type})", operation.op_type
+        if op_type in REFUSED:
+            raise UnsupportedError(f"{title}: {REFUSED[op_type]}")
+        if op_type not in KERNELS:
+            raise UnsupportedError(f"{title}: the evaluator has no kernel for this op")
+        kernel = KERNELS[op_type]
+        accepted = _parameters(kernel)
+        constants: dict[str, Any] = {}
+        variables: list[tuple[str, int | list[int]]] = []
+        for name, value in operation.inputs.items():
+            if value is None or name.startswith("_"):
+                continue
+            if name not in accepted:
+                raise UnsupportedError(f"{title}: its kernel takes no input {name!r}")
+            slots = [self._slot(v) for v in value] if isinstance(value, list | tuple) else self._slot(value)
+            if all(slot in self.values for slot in _flat(slots)):
+                constants[name] = [self.values[s] for s in slots] if isinstance(slots, list) else self.values[slots]
+            else:
+                variables.append((name, slots))
+        for block in operation.blocks:
+            self._plan(block, [self._result(variable) for variable in block.inputs])
+        if "operation" in accepted:
+            constants["operation"] = operation
+        results = [self._result(variable) for variable in operation.outputs]
+        return Step(operation, kernel, constants, variables, results, takes_execution="interpreter" in accepted)
+
+    def _find_last_uses(self, plan: Plan) -> None:
+        needed = set(plan.outputs)
+        for step in reversed(plan.steps):
+            touched = self._read(step) | {result.slot for result in step.results}
+            step.release = [slot for slot in touched if slot in plan.own and slot not in needed]
+            needed |= touched
+
+    def _read(self, step: Step) -> set[int]:
+        slots = {slot for _, slots in step.variables for slot in _flat(slots)}
+        for block in step.operation.blocks:
+            plan = self.plans[id(block)]
+            slots |= set(plan.outputs).union(*(self._read(inner) for inner in plan.steps))
+        return slots
+
+    def _slot(self, variable: Any) -> int:
+        return self._slots.setdefault(id(variable), len(self._slots))
+
+    def _result(self, variable: Any) -> Result:
+        from coremltools.converters.mil.mil import types
+
+        kind = variable.sym_type
+        if types.is_state(kind):
+            kind = kind.wrapped_type()
+        slot = self._slot(variable)
+        if types.is_tensor(kind):
+            shape = _merged(kind.get_shape(), self.declared_shapes.get(variable.name))
+            primitive = kind.get_primitive()
+        elif types.is_scalar(kind) and kind is not types.str:
+            shape, primitive = (), kind
+        else:
+            return Result(variable.name, slot, None)
+        fixed = all(isinstance(size, int) for size in shape)
+        dtype = np.dtype(types.nptype_from_builtin(primitive))
+        return Result(variable.name, slot, dtype, shape, shape if fixed else None)
+
+
+class Execution:
+    """One run of a program: the values that are alive, and the sizes that its symbols have taken."""
+
+    def __init__(self, interpreter: Interpreter, quiet: bool = False) -> None:
+        self.interpreter = interpreter
+        self.quiet = quiet
+        self.values: dict[int, Any] = dict(interpreter.values)
+        self.sizes: dict[Any, int] = {}
+
+    def run_block(self, block: Any, arguments: Sequence[Any] = ()) -> list[Any]:
+        """Run a nested block on its arguments and return its outputs; for the kernels of control flow."""
+        plan = self.interpreter.plans[id(block)]
+        outer = self.sizes
+        self.sizes = dict(outer)  # each pass of a loop may bind the symbols inside anew
+        try:
+            self.enter(plan, arguments)
+            for step in plan.steps:
+                self.execute(step)
+            return self.leave(plan)
+        finally:
+            self.sizes = outer
+
+    def enter(self, plan: Plan, arguments: Iterable[Any]) -> None:
+        """Give a block its inputs."""
+        for result, value in zip(plan.inputs, arguments, strict=True):
+            self.values[result.slot] = self._accept(result, value, f"input {result.name!r}", None)
+
+    def leave(self, plan: Plan) -> list[Any]:
+        """Take a block's outputs and forget the rest of its values."""
+        outputs = [self.values[slot] for slot in plan.outputs]
+        for slot in plan.own:
+            self.values.pop(slot, None)
+        return outputs
+
+    def execute(self, step: Step) -> list[Any]:
+        """Compute one op; check, round and keep its results."""
+        values = self.values
+        arguments = step.constants.copy()
+        for name, slots in step.variables:
+            arguments[name] = [values[slot] for slot in slots] if isinstance(slots, list) else values[slots]
+        if step.takes_execution:
+            arguments["interpreter"] = self
+        for result in step.results:
+            self._check_size(result, step)
+        try:
+            computed = step.kernel(**arguments)
+        except CoreMLReferenceError as error:
+            raise type(error)(f"{step.title}: {error}") from error
+        except MemoryError as error:
+            raise EvaluationError(f"{step.title}: not enough memory ({error})") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise EvaluationError(
+                f"{step.title}: {type(error).__name__}: {error}; its inputs are {_shapes(arguments)}"
+            ) from error
+        outputs = list(computed) if isinstance(computed, tuple) else [computed]
+        if len(outputs) != len(step.results):
+            raise EvaluationError(f"{step.title}: {len(outputs)} results; the program declares {len(step.results)}")
+        for index, result in enumerate(step.results):
+            outputs[index] = values[result.slot] = self._accept(result, outputs[index], step.title, step)
+        for slot in step.release:
+            del values[slot]
+        return outputs
+
+    def _accept(self, result: Result, value: Any, title: str, step: Step | None) -> Any:
+        """Check a value against its declaration and round it to the declared dtype."""
+        if result.dtype is None or getattr(value, "is_state", False):
+            return value
+        array = np.asarray(value)
+        if array.shape != result.fixed:
+            self._check_shape(result, array.shape, title)
+        if result.dtype.kind == "f":
+            if array.dtype.kind not in "fiub":
+                raise EvaluationError(f"{title}: result {result.name!r} is {array.dtype}; declared {result.dtype}")
+            return self._rounded(array.astype(np.float64, copy=False), result.dtype, step)
+        if array.dtype == result.dtype:
+            return array
+        with np.errstate(all="ignore"):
+            cast = array.astype(result.dtype.type)
+        if result.dtype.kind == "b" or not np.array_equal(cast, array):
+            raise EvaluationError(f"{title}: result {result.name!r} is {array.dtype}; declared {result.dtype}")
+        return cast
+
+    def _rounded(self, array: Array, dtype: np.dtype[Any], step: Step | None) -> Array:
+        if self.interpreter.exact or dtype == np.float64:
+            return array
+        try:
+            with np.errstate(over="raise"):
+                return array.astype(dtype).astype(np.float64)
+        except FloatingPointError:
+            if step is not None and not self.quiet:
+                self.interpreter.report(Overflow(step.operation.name, step.operation.op_type, str(dtype)))
+            return array.astype(dtype).astype(np.float64)
+
+    def _check_shape(self, result: Result, shape: tuple[int, ...], title: str) -> None:
+        declared = result.shape
+        if len(shape) == len(declared):
+            for size, dimension in zip(shape, declared, strict=True):
+                if isinstance(dimension, int):
+                    expected: int | None = dimension
+                elif dimension.is_Symbol:
+                    expected = self.sizes.setdefault(dimension, size)
+                else:
+                    expected = self._size(dimension)
+                if expected is not None and expected != size:
+                    break
+            else:
+                return
+        known = ", ".join(
+            f"{d}={self._size(d)}" for d in declared if not isinstance(d, int) and self._size(d) is not None
+        )
+        raise EvaluationError(
+            f"{title}: result {result.name!r} has shape {shape}; declared {_shape_text(declared)}"
+            + (f" with {known}" if known else "")
+        )
+
+    def _check_size(self, result: Result, step: Step) -> None:
+        """Refuse a result that no memory can hold before anything tries to make it."""
+        elements = 1
+        for dimension in result.shape:
+            elements *= dimension if isinstance(dimension, int) else self._size(dimension) or 1
+        if elements > LARGEST_RESULT:
+            raise EvaluationError(
+                f"{step.title}: declares a result of shape {_shape_text(result.shape)}, {elements} elements: "
+                f"more than this machine's memory holds ({LARGEST_RESULT})"
+            )
+
+    def _size(self, dimension: Any) -> int | None:
+        if dimension.is_Symbol:
+            return self.sizes.get(dimension)
+        symbols = tuple(sorted(dimension.free_symbols, key=str))
+        if any(symbol not in self.sizes for symbol in symbols):
+            return None
+        return _evaluate(dimension, symbols, tuple(self.sizes[symbol] for symbol in symbols))
+
+
+@lru_cache(maxsize=4096)
+def _evaluate(expression: Any, symbols: tuple[Any, ...], sizes: tuple[int, ...]) -> int | None:
+    value = expression.subs(dict(zip(symbols, sizes, strict=True)))
+    return int(value) if value.is_number and value == int(value) else None
+
+
+def _parameters(kernel: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(kernel).parameters)
+
+
+def _flat(slots: int | list[int]) -> list[int]:
+    return slots if isinstance(slots, list) else [slots]
+
+
+def _merged(inferred: Sequence[Any], declared: DeclaredShape | None) -> tuple[Any, ...]:
+    """Take each size from the file where coremltools inferred none."""
+    if declared is None or len(declared) != len(inferred):
+        declared = (None,) * len(inferred)
+    return tuple(
+        int(size) if getattr(size, "is_Symbol", None) is None else size if known is None else known
+        for size, known in zip(inferred, declared, strict=True)
+    )
+
+
+def _decode(variable: Any) -> Any:
+    """Turn a constant into what kernels take: text and lists as they are, floats as float64, the rest as arrays."""
+    value = variable.val
+    if value is None:  # a list, whose value coremltools keeps on the op
+        value = variable.op.val.val
+    if hasattr(value, "ls"):
+        return value.ls
+    if isinstance(value, str):
+        return str(value)
+    array = np.asarray(value)
+    return _frozen(array.astype(np.float64) if array.dtype.kind == "f" else array)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return value
+
+
+def _shapes(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{name}{list(value.shape)}" for name, value in arguments.items() if isinstance(value, np.ndarray))
+
+
+def _shape_text(shape: Sequence[Any]) -> str:
+    return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"

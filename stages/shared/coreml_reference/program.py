@@ -1,0 +1,250 @@
+"""Read a saved mlpackage: its manifest, its description, its weights and the program inside.
+
+Every file is checked before coremltools' own loader sees it, so that a damaged package gets one clear line.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from shared.coreml_reference.errors import CoreMLReferenceError, PackageError, UnsupportedError
+from shared.coreml_reference.features import Feature, read_feature
+from shared.quiet import import_coremltools
+
+DeclaredShape = tuple[int | None, ...]
+
+WEIGHTS = "@model_path/weights/"
+BLOB_HEADER = struct.Struct("<II")  # number of blobs, version of the format
+BLOB_ENTRY = struct.Struct("<IIQQ")  # sentinel, data type, bytes of data, offset of the data
+BLOB_VERSION = 2
+BLOB_SENTINEL = 0xDEADBEEF
+
+
+@dataclass(frozen=True)
+class SavedProgram:
+    """One function of a saved package.
+
+    Attributes:
+        path: The package.
+        function_name: The function that was asked for, or the default one.
+        function_names: Every function that the package holds.
+        inputs, outputs, states: What the model's description says of them, by name.
+        user_defined_metadata: The metadata that whoever saved the model gave it.
+        specification_version: The package's format; 6 is iOS15, 9 is iOS18.
+        function: The program as coremltools builds it in memory (a PyMIL `Function`).
+        declared_shapes: The shape that the file declares for each result by name; None is a size known only at run
+            time. coremltools infers shapes anew on loading, and what it infers can be less than what the file says.
+    """
+
+    path: Path
+    function_name: str
+    function_names: tuple[str, ...]
+    inputs: dict[str, Feature]
+    outputs: dict[str, Feature]
+    states: dict[str, Feature]
+    user_defined_metadata: dict[str, str]
+    specification_version: int
+    function: Any
+    declared_shapes: dict[str, DeclaredShape]
+
+    @property
+    def operations(self) -> list[Any]:
+        """Every op but constants, in order, those of nested blocks after the op that holds them."""
+        return list(_walk(self.function))
+
+
+def _walk(block: Any) -> Iterator[Any]:
+    for operation in block.operations:
+        if operation.op_type != "const":
+            yield operation
+            for nested in operation.blocks:
+                yield from _walk(nested)
+
+
+def load_program(path: Path | str, function_name: str | None = None) -> SavedProgram:
+    """Read one function of a package; every way in which the package can be bad raises a `PackageError`."""
+    path = Path(path)
+    model_file = _model_file(path)
+    spec = _read_spec(model_file)
+    functions = tuple(sorted(spec.mlProgram.functions))
+    description = spec.description
+    name = function_name or description.defaultFunctionName or "main"
+    if name not in functions:
+        raise PackageError(f"{path}: no function {name!r}; the package has {', '.join(functions) or 'none'}")
+    for other in functions:
+        if other != name:  # so that only the asked function's weights are read
+            del spec.mlProgram.functions[other]
+    features = next((entry for entry in description.functions if entry.name == name), description)
+    declared = _check_function(spec.mlProgram.functions[name], model_file)
+    return SavedProgram(
+        path=path,
+        function_name=name,
+        function_names=functions,
+        inputs=_features(features.input, model_file),
+        outputs=_features(features.output, model_file),
+        states=_features(features.state, model_file),
+        user_defined_metadata=dict(description.metadata.userDefined),
+        specification_version=spec.specificationVersion,
+        function=_load_pymil(spec, model_file).functions[name],
+        declared_shapes=declared,
+    )
+
+
+def _features(descriptions: Any, model_file: Path) -> dict[str, Feature]:
+    try:
+        return {description.name: read_feature(description) for description in descriptions}
+    except KeyError as error:
+        raise PackageError(f"{model_file}: an input or output is of the unknown type {error}") from None
+
+
+def _model_file(path: Path) -> Path:
+    """Find the file with the model through the package's manifest, which must not lead out of the package."""
+    if not path.exists():
+        raise PackageError(f"{path}: no such package")
+    if not path.is_dir():
+        raise PackageError(f"{path}: a file; a .mlpackage is a folder")
+    manifest_file = path / "Manifest.json"
+    if not manifest_file.is_file():
+        raise PackageError(f"{path}: no Manifest.json in it; every .mlpackage has one")
+    try:
+        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+        item = PurePosixPath(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PackageError(
+            f"{manifest_file}: does not name the root model ({type(error).__name__}: {_one_line(error)})"
+        ) from None
+    # Links are followed, for DVC checks files out as links to its cache; a path that climbs out is not.
+    if item.is_absolute() or ".." in item.parts or "\0" in str(item):
+        raise PackageError(f"{manifest_file}: the root model's path {str(item)!r} leads out of the package")
+    model_file = path / "Data" / item
+    if not model_file.is_file():
+        raise PackageError(f"{model_file}: missing, though the manifest names it")
+    return model_file
+
+
+def _read_spec(model_file: Path) -> Any:
+    import_coremltools()
+    from coremltools.proto.Model_pb2 import Model
+    from google.protobuf.message import DecodeError
+
+    content = model_file.read_bytes()
+    spec = Model()
+    try:
+        spec.ParseFromString(content)
+    except DecodeError:
+        raise PackageError(
+            f"{model_file}: {len(content)} bytes that are no complete Core ML model; truncated or damaged"
+        ) from None
+    kind = spec.WhichOneof("Type")
+    if kind != "mlProgram":
+        raise PackageError(f"{model_file}: holds {kind or 'no model'}; expected an mlProgram")
+    return spec
+
+
+def _check_function(function: Any, model_file: Path) -> dict[str, DeclaredShape]:
+    """Check every op and weight of one function against the files; return the shapes that it declares."""
+    from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
+
+    weights: dict[str, int] = {}
+    shapes: dict[str, DeclaredShape] = {}
+    if function.opset not in function.block_specializations:
+        raise PackageError(f"{model_file}: the program has no block for its opset {function.opset!r}")
+    for operation in _operation_specs(function.block_specializations[function.opset]):
+        if operation.type == "custom_layer":
+            raise UnsupportedError(f"{model_file}: holds a custom layer, which only its author's code can compute")
+        if operation.type != "write_state" and operation.type not in SSAOpRegistry.core_ops:
+            raise PackageError(f"{model_file}: unknown op {operation.type!r}")
+        for value in _values(operation):
+            if value.WhichOneof("value") == "blobFileValue":
+                _check_blob(value, model_file, weights)
+        for output in operation.outputs:
+            if output.type.WhichOneof("type") == "tensorType":
+                shapes[output.name] = tuple(
+                    dim.constant.size if dim.WhichOneof("dimension") == "constant" else None
+                    for dim in output.type.tensorType.dimensions
+                )
+    return shapes
+
+
+def _operation_specs(block: Any) -> Iterator[Any]:
+    for operation in block.operations:
+        yield operation
+        for nested in operation.blocks:
+            yield from _operation_specs(nested)
+
+
+def _values(operation: Any) -> Iterator[Any]:
+    yield from operation.attributes.values()
+    for argument in operation.inputs.values():
+        for binding in argument.arguments:
+            if binding.WhichOneof("binding") == "value":
+                yield binding.value
+
+
+def _check_blob(value: Any, model_file: Path, sizes: dict[str, int]) -> None:
+    """Check that a weight lies wholly inside its file and has as many bytes as its type says."""
+    reference = value.blobFileValue.fileName
+    name = reference.removeprefix(WEIGHTS)
+    if name == reference or not name or "/" in name or "\\" in name or "\0" in name or name == "..":
+        raise PackageError(f"{model_file}: a weight is in {reference!r}; expected a file in {WEIGHTS!r}")
+    file = model_file.parent / "weights" / name
+    if name not in sizes:
+        sizes[name] = _blob_file_size(file)
+    offset, expected = value.blobFileValue.offset, _stored_bytes(value.type.tensorType, model_file)
+    if offset + BLOB_ENTRY.size > sizes[name]:
+        raise PackageError(f"{file}: {sizes[name]} bytes, but a weight starts at {offset}; truncated or damaged")
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        sentinel, _, stored, start = BLOB_ENTRY.unpack(stream.read(BLOB_ENTRY.size))
+    if sentinel != BLOB_SENTINEL:
+        raise PackageError(f"{file}: no weight at offset {offset} (found {sentinel:#x}, expected {BLOB_SENTINEL:#x})")
+    if stored != expected:
+        raise PackageError(f"{file}: the weight at offset {offset} has {stored} bytes; the program expects {expected}")
+    if start + stored > sizes[name]:
+        raise PackageError(
+            f"{file}: {sizes[name]} bytes, but the weight at offset {offset} ends at {start + stored}; truncated or damaged"
+        )
+
+
+def _blob_file_size(file: Path) -> int:
+    if not file.is_file():
+        raise PackageError(f"{file}: missing, though the program keeps weights in it")
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        header = stream.read(BLOB_HEADER.size)
+    version = BLOB_HEADER.unpack(header)[1] if len(header) == BLOB_HEADER.size else None
+    if version != BLOB_VERSION:
+        raise PackageError(
+            f"{file}: not a file of weights ({size} bytes, format version {version}; expected {BLOB_VERSION})"
+        )
+    return size
+
+
+def _stored_bytes(tensor: Any, model_file: Path) -> int:
+    from coremltools.converters.mil.mil import types
+
+    if tensor.dataType not in types.PROTO_TO_BUILTIN_TYPE:
+        raise PackageError(f"{model_file}: a weight has the unknown data type {tensor.dataType}")
+    elements = prod(dim.constant.size for dim in tensor.dimensions)
+    return -(-elements * types.PROTO_TO_BUILTIN_TYPE[tensor.dataType].get_bitwidth() // 8)
+
+
+def _load_pymil(spec: Any, model_file: Path) -> Any:
+    """Build the program in memory: the one place that uses coremltools' loader, which is not public."""
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    try:
+        return load(spec, spec.specificationVersion, str(model_file.parent / "weights"))
+    except CoreMLReferenceError:
+        raise
+    except Exception as error:
+        raise PackageError(f"{model_file}: not a valid program ({type(error).__name__}: {_one_line(error)})") from error
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:200] + "…"
