@@ -1,0 +1,364 @@
+"""Pytest plug-in: Apple's own coremltools tests on any OS, with Core ML's runtime answered by our evaluator.
+
+Away from a Mac the tests in coremltools' wheel convert a model and return without running it. This plug-in puts
+`ReferenceProxy` where coremltools looks for its binding to Core ML, and says that this is a Mac: the same tests then
+load each *saved* package, predict and compare. Nothing in the tests is changed, with these exceptions:
+
+- a tolerance looser than `TOLERANCE` is replaced by it (Apple's fp16 tolerance is 0.5);
+- `pytest.xfail(...)` inside a test does not end it: what fails in Apple's runtime may well pass here;
+- neural network (pre-2021 format) cases are left out.
+
+A case counts as passed only if a prediction really ran. Each case writes one JSON line to `--apple-results`.
+"""
+
+import functools
+import importlib.util
+import inspect
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import types
+import unittest.mock
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3}
+"""The loosest comparison allowed, absolute and relative, by the precision that the saved program declares."""
+
+MACOS = (15, 5)
+SECONDS_PER_CASE = 120
+
+# Read by coremltools' tests when they are imported.
+os.environ.update(PYMIL_TEST_TARGETS="mlprogram", INCLUDE_MIL_FP32_UNIT_TESTS="1", RUN_BACKWARD_COMPATIBILITY="1")
+
+
+@dataclass
+class Case:
+    """What the running test has done so far."""
+
+    models: int = 0
+    predictions: int = 0
+    comparisons: int = 0
+    precision: str = ""
+    expected_failure: str = ""
+    ops: set[str] = field(default_factory=set)
+
+
+case = Case()
+option: Any = None  # pytest's command line
+
+
+# Core ML, as coremltools sees it
+
+
+class ReferenceState:
+    """A model's state, with the two methods that `coremltools.models.model.MLState` calls."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def read_state(self, name: str) -> Any:
+        return self.state[name]
+
+    def write_state(self, name: str, value: Any) -> None:
+        self.state[name] = value
+
+
+class ReferenceProxy:
+    """Stands in for `coremltools.libcoremlpython._MLModelProxy`: loads a saved package and predicts."""
+
+    def __init__(self, path: str, compute_units: str, function_name: str, hints: Any, asset: Any) -> None:
+        self.path = Path(path)
+        self.function_name = function_name or None
+        case.models += 1
+
+    @staticmethod
+    def maximum_supported_specification_version() -> int:
+        return 9  # iOS 18
+
+    @functools.cached_property
+    def reference(self) -> Any:
+        from coremltools.models.utils import load_spec
+
+        from shared.coreml_reference import CoreMLReference
+
+        if not self.path.is_dir():
+            pytest.skip("a neural network, not an ML Program")
+        spec = load_spec(str(self.path))
+        if spec.WhichOneof("Type") != "mlProgram":
+            pytest.skip(f"a {spec.WhichOneof('Type')}, not an ML Program")
+        self.ops, self.precision = set(), "fp32"
+        for operation in operations(spec.mlProgram):
+            self.ops.add(operation.type)
+            if any(is_fp16(output.type) for output in operation.outputs):
+                self.precision = "fp16"
+        return CoreMLReference(self.path, function_name=self.function_name)
+
+    def predict(self, data: dict[str, Any], state: ReferenceState | None = None) -> dict[str, Any]:
+        reference = self.reference
+        case.ops |= self.ops
+        case.precision = self.precision
+        outputs: dict[str, Any] = reference.predict(data, **({} if state is None else {"state": state.state}))
+        case.predictions += 1
+        return outputs
+
+    def batchPredict(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:  # noqa: N802 (Core ML's name)
+        return [self.predict(data) for data in batch]
+
+    def newState(self) -> ReferenceState:  # noqa: N802 (Core ML's name)
+        return ReferenceState(self.reference.make_state())
+
+    def get_compiled_model_path(self) -> str:
+        return str(self.path)
+
+
+def operations(program: Any) -> Iterator[Any]:
+    """Every operation of a saved program, nested blocks included."""
+    for function in program.functions.values():
+        blocks = list(function.block_specializations.values())
+        while blocks:
+            for operation in blocks.pop().operations:
+                yield operation
+                blocks.extend(operation.blocks)
+
+
+def is_fp16(value: Any) -> bool:
+    from coremltools import proto
+
+    return bool(value.type.tensorType.dataType == proto.MIL_pb2.DataType.FLOAT16)
+
+
+# What makes the tests run and compare
+
+
+def capped(compare: Callable[..., Any]) -> Callable[..., Any]:
+    """`compare` with `rtol` and `atol` no looser than `TOLERANCE` once the running test has predicted."""
+    signature = inspect.signature(compare)
+
+    @functools.wraps(compare)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not case.predictions:
+            return compare(*args, **kwargs)
+        case.comparisons += 1
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name in ("rtol", "atol"):
+            bound.arguments[name] = np.minimum(bound.arguments[name], TOLERANCE[case.precision])
+        return compare(*bound.args, **bound.kwargs)
+
+    return wrapper
+
+
+def counted(compare: Callable[..., Any]) -> Callable[..., Any]:
+    """`compare`, counted as a comparison once the running test has predicted."""
+
+    @functools.wraps(compare)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        case.comparisons += bool(case.predictions)
+        return compare(*args, **kwargs)
+
+    return wrapper
+
+
+def note_expected_failure(reason: str = "") -> None:
+    """Stands in for `pytest.xfail` inside a test: go on, and remember the reason in case it does fail."""
+    case.expected_failure = reason
+
+
+class Absent(types.ModuleType):
+    """A package that is not installed: a test that reaches for it is skipped, the others in its file run."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return pytest.skip(f"needs {self.__name__}")
+
+
+def become_a_mac() -> None:
+    """Make coremltools and its tests believe in an Apple-silicon Mac whose Core ML is `ReferenceProxy`."""
+    import platform
+
+    import coremltools._deps
+    import coremltools.models._compiled_model
+    import coremltools.models.model
+    import coremltools.models.utils
+    import torch  # noqa: F401 (asks for the platform, and must get the true answer)
+
+    coremltools._deps._IS_MACOS = True
+    for module in (coremltools.models.utils, coremltools.models.model, coremltools.models._compiled_model):
+        module._is_macos = lambda: True
+        module._macos_version = lambda: MACOS
+    coremltools.models.model._MLModelProxy = ReferenceProxy
+    coremltools.models._compiled_model._MLModelProxy = ReferenceProxy
+    platform.machine = lambda: "arm64"
+
+    np.testing.assert_allclose = capped(np.testing.assert_allclose)
+    np.isclose = capped(np.isclose)
+    np.allclose = capped(np.allclose)
+    for name in ("assert_equal", "assert_array_equal", "assert_almost_equal", "assert_array_almost_equal"):
+        setattr(np.testing, name, counted(getattr(np.testing, name)))
+    vars(pytest)["xfail"] = note_expected_failure
+
+    sys.modules.setdefault("mock", unittest.mock)
+    if not coremltools._deps._HAS_TORCH_VISION:
+        sys.modules["torchvision"] = Absent("torchvision")
+    if importlib.util.find_spec("parameterized") is None:
+        stand_in = types.ModuleType("parameterized")
+        skip = pytest.mark.skip(reason="needs parameterized")
+        vars(stand_in)["parameterized"] = types.SimpleNamespace(expand=lambda _: skip)
+        sys.modules["parameterized"] = stand_in
+
+
+# Pytest's hooks
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("apple")
+    group.addoption("--apple-results", help="the JSON-lines file that each case is written to")
+    group.addoption("--apple-match", help="keep the cases whose id has a match of this regular expression")
+    group.addoption("--apple-precision", choices=["fp32", "fp16"], help="keep the cases of this precision")
+    group.addoption("--apple-sample", type=int, help="keep this many random cases")
+    group.addoption("--apple-per-test", type=int, help="keep this many random cases of each test function")
+    group.addoption("--apple-seed", type=int, default=0)
+    group.addoption("--apple-shard", default="0/1", help="i/n: every n-th case, from the i-th on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global option
+    option = config.option
+    become_a_mac()
+    scratch = tempfile.mkdtemp(prefix="apple-tests-")
+    tempfile.tempdir = scratch
+    config.add_cleanup(lambda: shutil.rmtree(scratch, ignore_errors=True))
+
+
+def backend_of(item: pytest.Item) -> tuple[str, str]:
+    """The backend and precision among a case's parameters, or empty strings."""
+    for value in getattr(getattr(item, "callspec", None), "params", {}).values():
+        if hasattr(value, "backend") and hasattr(value, "precision"):
+            return value.backend, value.precision
+        for part in (value, *value) if isinstance(value, tuple) else (value,):
+            if isinstance(part, str) and part in ("neuralnetwork", "mlprogram"):
+                precision = next((other for other in value if other in TOLERANCE), "") if part is not value else ""
+                return part, precision
+    return "", ""
+
+
+def short_id(item: pytest.Item | pytest.CollectReport) -> str:
+    return re.sub(r"^.*coremltools/converters/mil/", "", item.nodeid)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed and option.apple_shard.startswith("0/"):
+        error = re.findall(r"^E +(.*)", str(report.longrepr), re.MULTILINE)
+        write({"id": short_id(report), "status": "failed", "reason": f"cannot be imported: {error[-1]}"})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    random_source = random.Random(option.apple_seed)
+    done = finished(option.apple_results)
+
+    kept = [item for item in items if backend_of(item)[0] != "neuralnetwork"]
+    if option.apple_match:
+        kept = [item for item in kept if re.search(option.apple_match, short_id(item))]
+    if option.apple_precision:
+        kept = [item for item in kept if backend_of(item)[1] in ("", option.apple_precision)]
+    if option.apple_per_test:
+        tests: dict[str, list[pytest.Item]] = {}
+        for item in kept:
+            tests.setdefault(item.nodeid.split("[")[0], []).append(item)
+        samples = (random_source.sample(cases, min(option.apple_per_test, len(cases))) for cases in tests.values())
+        chosen = {item for sample in samples for item in sample}
+        kept = [item for item in kept if item in chosen]
+    if option.apple_sample is not None and option.apple_sample < len(kept):
+        chosen = set(random_source.sample(kept, option.apple_sample))
+        kept = [item for item in kept if item in chosen]
+    index, count = map(int, option.apple_shard.split("/"))
+    kept = [item for item in kept[index::count] if short_id(item) not in done]
+    write({"total": len(kept)})
+
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    global case
+    case = Case()
+    write({"id": short_id(item), "status": "started"})
+    result = yield
+    scratch = Path(tempfile.gettempdir())
+    for left_over in scratch.iterdir():
+        shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink(missing_ok=True)
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    def give_up(*_: Any) -> None:
+        raise TimeoutError(f"not done after {SECONDS_PER_CASE} s")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(SECONDS_PER_CASE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call" or (report.when == "setup" and not report.passed):
+        status, reason = verdict(report, call)
+        record = {"id": short_id(item), "status": status, "reason": reason, "seconds": round(call.duration, 3)}
+        if case.predictions:
+            record |= {"predictions": case.predictions, "comparisons": case.comparisons, "ops": sorted(case.ops)}
+        write(record)
+    return report
+
+
+def verdict(report: Any, call: pytest.CallInfo[None]) -> tuple[str, str]:
+    """Status and reason of a finished case."""
+    error = call.excinfo.value if call.excinfo else None
+    if report.passed and case.predictions:
+        return "passed", ""
+    if report.passed:
+        return "not executed", "converts, and does not predict" if case.models else "converts no model"
+    if report.skipped and not hasattr(report, "wasxfail"):
+        return "skipped", str(getattr(error, "msg", None) or report.longrepr[-1]).removeprefix("Skipped: ")
+    expected = case.expected_failure or getattr(report, "wasxfail", "")
+    if expected or report.skipped:
+        return "skipped", f"Apple expects it to fail: {expected.removeprefix('reason: ')}"
+    status = "unsupported" if type(error).__name__ == "UnsupportedError" else "failed"
+    return status, f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def write(record: dict[str, Any]) -> None:
+    with Path(option.apple_results).open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def finished(results: str) -> set[str]:
+    """Ids that the results file already holds: a run resumes behind the case that ended its process."""
+    path = Path(results)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {record["id"] for record in map(json.loads, lines) if "id" in record}

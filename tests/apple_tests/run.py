@@ -1,0 +1,199 @@
+"""Run Apple's own coremltools tests against our evaluator and tell what passed; exit 1 on a failure nobody explained.
+
+See README.md beside this file.
+"""
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+SUITES = {
+    "ops": "coremltools.converters.mil.mil.ops.tests",
+    "passes": "coremltools.converters.mil.mil.passes.tests",
+    "torch": "coremltools.converters.mil.frontend.torch.test",
+}
+STATUSES = ("passed", "failed", "unsupported", "not executed", "skipped")
+
+Record = dict[str, Any]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", choices=[*SUITES], default="ops")
+    parser.add_argument("--match", help="only cases whose id has a match of this regular expression")
+    parser.add_argument("--precision", choices=["fp32", "fp16"], help="only cases of this precision")
+    parser.add_argument("--sample", type=int, help="only this many random cases")
+    parser.add_argument("--per-test", type=int, help="only this many random cases of each test function")
+    parser.add_argument("--seed", type=int, default=0, help="of the random choice")
+    parser.add_argument("--files", nargs="*", help="only these test files or ids, below coremltools/converters/mil")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--results", type=Path, help="write every case to this JSON-lines file")
+    parser.add_argument("--report", type=Path, help="write the tables to this Markdown file")
+    return parser.parse_args()
+
+
+def command(args: argparse.Namespace, results: Path, shard: int) -> list[str]:
+    import importlib.util
+
+    package = importlib.util.find_spec("coremltools")
+    assert package is not None
+    assert package.origin is not None
+    site = Path(package.origin).parent.parent
+    if args.files:
+        targets = [str(site / "coremltools/converters/mil" / file) for file in args.files]
+    else:
+        targets = [str(site / SUITES[args.suite].replace(".", "/"))]
+    options = {
+        "apple-results": results,
+        "apple-match": args.match,
+        "apple-precision": args.precision,
+        "apple-sample": args.sample,
+        "apple-per-test": args.per_test,
+        "apple-seed": args.seed,
+        "apple-shard": f"{shard}/{args.jobs}",
+    }
+    return [
+        *(sys.executable, "-m", "pytest", "-p", "apple_tests.plugin", "-c", os.devnull, f"--rootdir={site}"),
+        *("-p", "no:cacheprovider", "-p", "no:warnings", "-q", "--tb=line", "--continue-on-collection-errors"),
+        *(f"--{name}={value}" for name, value in options.items() if value is not None),
+        *targets,
+    ]
+
+
+def run(args: argparse.Namespace, folder: Path) -> list[Record]:
+    """Run the chosen cases in `--jobs` processes; a process that dies is started again behind the case it died in."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "stages")])
+    files = [folder / f"{shard}.jsonl" for shard in range(args.jobs)]
+    processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(shard: int) -> None:
+        log = (folder / f"{shard}.log").open("ab")
+        processes[shard] = subprocess.Popen(
+            command(args, files[shard], shard), cwd=folder, env=environment, stdout=log, stderr=log
+        )
+
+    for shard in range(args.jobs):
+        start(shard)
+    last = 0.0
+    while processes:
+        time.sleep(0.5)
+        for shard, process in list(processes.items()):
+            if process.poll() is None:
+                continue
+            del processes[shard]
+            if process.returncode < 0:
+                start(shard)
+            elif process.returncode > 1 and process.returncode != 5:  # 5: no case chosen
+                print((folder / f"{shard}.log").read_text()[-3000:], file=sys.stderr)
+                raise SystemExit(f"pytest ended with code {process.returncode}")
+        if time.monotonic() - last > (0.5 if sys.stderr.isatty() else 30):
+            last = time.monotonic()
+            progress(files)
+    progress(files, end="\n")
+    return records(files)
+
+
+def lines(files: Iterable[Path]) -> list[Record]:
+    return [json.loads(line) for file in files if file.exists() for line in file.read_text().splitlines()]
+
+
+def records(files: Iterable[Path]) -> list[Record]:
+    """The last word on each case; one that only started took its process with it."""
+    last = {record["id"]: record for record in lines(files) if "id" in record}
+    for record in last.values():
+        if record["status"] == "started":
+            record |= {"status": "failed", "reason": "the process died"}
+    return list(last.values())
+
+
+def progress(files: list[Path], end: str = "") -> None:
+    written = lines(files)
+    total = sum(record["total"] for record in written if "total" in record)
+    counts = collections.Counter(record.get("status") for record in written)
+    done = sum(counts[status] for status in STATUSES)
+    text = ", ".join(f"{counts[status]} {status}" for status in STATUSES)
+    start, end = ("\r", end) if sys.stderr.isatty() else ("", "\n")
+    print(f"{start}{done} of {total}: {text}", end=end, file=sys.stderr, flush=True)
+
+
+def explain(cases: list[Record]) -> list[Record]:
+    """Give every failed or unsupported case its documented reason; return those without one."""
+    known = tomllib.loads((HERE / "known.toml").read_text()).get("known", [])
+    unexplained = []
+    for case in cases:
+        if case["status"] in ("failed", "unsupported"):
+            entry = next((entry for entry in known if re.search(entry["id"], case["id"])), None)
+            case["known"] = entry["reason"] if entry else None
+            if not entry:
+                unexplained.append(case)
+    return unexplained
+
+
+def test_name(case: Record) -> str:
+    """`mil/ops/tests/iOS17/test_conv.py::TestConv::test_x[...]` -> `conv: Conv`."""
+    path, *names = case["id"].split("[")[0].split("::")
+    return f"{Path(path).stem.removeprefix('test_')}: {names[0].removeprefix('Test')}"
+
+
+def tables(cases: list[Record], title: str) -> str:
+    """The run as Markdown: totals, one row per test class, and the reasons for what did not pass."""
+    by_test: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for case in cases:
+        by_test[test_name(case)][case["status"]] += 1
+    total = collections.Counter(case["status"] for case in cases)
+    reasons = collections.Counter(
+        (case["status"], case.get("known") or case["reason"]) for case in cases if case["status"] != "passed"
+    )
+    compared = sum(bool(case.get("comparisons")) for case in cases if case["status"] == "passed")
+    ops = sorted({op for case in cases if case["status"] == "passed" for op in case["ops"]})
+    text = [
+        f"## {title}",
+        "",
+        f"{len(cases)} cases; {total['passed']} passed, of which {compared} compare values and the others shapes only.",
+        "",
+        "| test | " + " | ".join(STATUSES) + " |",
+        "|---|" + "---:|" * len(STATUSES),
+        "| **all** | " + " | ".join(f"**{total[status]}**" for status in STATUSES) + " |",
+    ]
+    for test, counts in sorted(by_test.items()):
+        text.append(f"| {test} | " + " | ".join(str(counts[status] or "") for status in STATUSES) + " |")
+    text += ["", "| status | reason | cases |", "|---|---|---:|"]
+    for (status, reason), count in sorted(reasons.items(), key=lambda entry: (entry[0][0], -entry[1])):
+        text.append(f"| {status} | {reason.replace('|', '/')} | {count} |")
+    text += ["", f"Ops that ran in a passed case ({len(ops)}): {', '.join(ops)}.", ""]
+    return "\n".join(text)
+
+
+def main() -> None:
+    args = parse_args()
+    with tempfile.TemporaryDirectory(prefix="apple-tests-") as folder:
+        cases = run(args, Path(folder))
+    unexplained = explain(cases)
+    if args.results:
+        args.results.write_text("".join(json.dumps(case) + "\n" for case in cases))
+    if args.report:
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        args.report.write_text(tables(cases, args.suite))
+    for case in unexplained:
+        print(f"{case['status'].upper()} {case['id']}\n    {case['reason']}")
+    counts = collections.Counter(case["status"] for case in cases)
+    print(", ".join(f"{counts[status]} {status}" for status in STATUSES) + f"; {len(unexplained)} unexplained")
+    if unexplained or not counts["passed"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
