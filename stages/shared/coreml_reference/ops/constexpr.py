@@ -41,7 +41,7 @@ def _blocks(sizes: tuple[int, ...], counts: tuple[int, ...]) -> tuple[Array, ...
 
 def _look_up(indices: Array, lut: Array, vector_axis: SupportsInt | None) -> Array:
     """Replace each index by its vector in the table of its block: see `constexpr_lut_to_dense`."""
-    vectors = lut[(*_blocks(indices.shape, lut.shape[:-2]), indices.astype(np.int64))]
+    vectors: Array = lut[(*_blocks(indices.shape, lut.shape[:-2]), indices.astype(np.int64))]
     if lut.shape[-1] == 1:
         return vectors[..., 0]
     axis = int(vector_axis if vector_axis is not None else -1) % indices.ndim
