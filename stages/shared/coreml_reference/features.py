@@ -92,9 +92,8 @@ class Feature:
 def read_feature(description: Any) -> Feature:
     """Read a `FeatureDescription` of the model's protobuf."""
     kind = KINDS[description.type.WhichOneof("Type")]
-    feature = {"name": description.name, "kind": kind, "description": description.shortDescription}
     if kind not in {"tensor", "state"}:
-        return Feature(**feature)
+        return Feature(description.name, kind, description=description.shortDescription)
     array = description.type.multiArrayType if kind == "tensor" else description.type.stateType.arrayType
     flexibility = array.WhichOneof("ShapeFlexibility")
     default = array.WhichOneof("defaultOptionalValue")
@@ -103,10 +102,12 @@ def read_feature(description: Any) -> Feature:
         for size in array.shapeRange.sizeRanges
     )
     return Feature(
-        **feature,
+        description.name,
+        kind,
         dtype=DTYPES[array.dataType],
         shape=tuple(array.shape),
         bounds=bounds if flexibility == "shapeRange" else None,
         shapes=tuple(tuple(shape.shape) for shape in array.enumeratedShapes.shapes),
         default=float(getattr(array, default)) if default and description.type.isOptional else None,
+        description=description.shortDescription,
     )

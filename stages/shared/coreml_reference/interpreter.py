@@ -59,6 +59,7 @@ class Step:
         results: What comes out.
         release: The slots that nothing reads after this op.
         takes_execution: Whether the kernel asks for the running `Execution`, to run blocks.
+        sized_by_values: Whether the shapes of the results can depend on the values of the function's inputs.
     """
 
     operation: Any
@@ -68,6 +69,7 @@ class Step:
     results: list[Result]
     release: list[int] = field(default_factory=list)
     takes_execution: bool = False
+    sized_by_values: bool = False
 
     @property
     def title(self) -> str:
@@ -115,6 +117,8 @@ class Interpreter:
         self.values: dict[int, Any] = {}
         self.plans: dict[int, Plan] = {}
         self._slots: dict[int, int] = {}
+        self._kinds: dict[int, str] = {}
+        self._from_shapes: set[int] = set()
         self.inputs = {name: self._result(variable) for name, variable in program.function.inputs.items()}
         self.main = self._plan(program.function, list(self.inputs.values()))
 
@@ -142,8 +146,8 @@ class Interpreter:
     def check_shapes(self, inputs: dict[str, Any]) -> None:
         """Run the function on some values for the sake of its shapes alone.
 
-        It ends at the first op whose result's shape follows from values, for those values mean nothing, and at the
-        first loop, which might never end on them.
+        It ends at the first op whose result's shape follows from the inputs' values, for those mean nothing, and at
+        the first loop, which might never end on them.
         """
         execution = Execution(self, quiet=True)
         with np.errstate(all="ignore"):
@@ -153,7 +157,7 @@ class Interpreter:
                     return
                 known = len(execution.sizes)
                 execution.execute(step)
-                if len(execution.sizes) > known:
+                if len(execution.sizes) > known and step.sized_by_values:
                     return
 
     def report(self, overflow: Overflow) -> None:
@@ -209,7 +213,20 @@ class Interpreter:
         if "operation" in accepted:
             constants["operation"] = operation
         results = [self._result(variable) for variable in operation.outputs]
-        return Step(operation, kernel, constants, variables, results, takes_execution="interpreter" in accepted)
+        # Values that follow from the inputs' shapes alone, as in `x.shape[0] * 2`.
+        read = {slot for _, slots in variables for slot in _flat(slots)}
+        if op_type == "shape" or (read <= self._from_shapes and not operation.blocks):
+            self._from_shapes.update(result.slot for result in results)
+        sizes = {slot for slot in read - self._from_shapes if self._kinds.get(slot) != "f"}
+        return Step(
+            operation,
+            kernel,
+            constants,
+            variables,
+            results,
+            takes_execution="interpreter" in accepted,
+            sized_by_values=bool(sizes) or op_type == "non_zero",
+        )
 
     def _find_last_uses(self, plan: Plan) -> None:
         needed = set(plan.outputs)
@@ -244,6 +261,7 @@ class Interpreter:
             return Result(variable.name, slot, None)
         fixed = all(isinstance(size, int) for size in shape)
         dtype = np.dtype(types.nptype_from_builtin(primitive))
+        self._kinds[slot] = dtype.kind
         return Result(variable.name, slot, dtype, shape, shape if fixed else None)
 
 

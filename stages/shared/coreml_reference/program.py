@@ -129,7 +129,7 @@ def _model_file(path: Path) -> Path:
 def _read_spec(model_file: Path) -> Any:
     import_coremltools()
     from coremltools.proto.Model_pb2 import Model
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     content = model_file.read_bytes()
     spec = Model()
@@ -206,7 +206,7 @@ def _check_blob(value: Any, model_file: Path, sizes: dict[str, int]) -> None:
         raise PackageError(f"{file}: the weight at offset {offset} has {stored} bytes; the program expects {expected}")
     if start + stored > sizes[name]:
         raise PackageError(
-            f"{file}: {sizes[name]} bytes, but the weight at offset {offset} ends at {start + stored}; truncated or damaged"
+            f"{file}: {sizes[name]} bytes, but the weight at {offset} ends at {start + stored}; truncated or damaged"
         )
 
 
@@ -230,7 +230,8 @@ def _stored_bytes(tensor: Any, model_file: Path) -> int:
     if tensor.dataType not in types.PROTO_TO_BUILTIN_TYPE:
         raise PackageError(f"{model_file}: a weight has the unknown data type {tensor.dataType}")
     elements = prod(dim.constant.size for dim in tensor.dimensions)
-    return -(-elements * types.PROTO_TO_BUILTIN_TYPE[tensor.dataType].get_bitwidth() // 8)
+    bits: int = types.PROTO_TO_BUILTIN_TYPE[tensor.dataType].get_bitwidth()
+    return -(-elements * bits // 8)
 
 
 def _load_pymil(spec: Any, model_file: Path) -> Any:

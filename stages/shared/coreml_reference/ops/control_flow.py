@@ -36,15 +36,15 @@ def make_list(
     """Return a list of `init_length` zeros of shape `elem_shape`, or of nothing where a size is known only later."""
     if elem_shape is None or any(isinstance(size, str) for size in elem_shape):
         return [None] * int(init_length)
-    kinds = {"bool": np.bool_, "int32": np.int32}
-    zeros = np.zeros([int(size) for size in elem_shape], kinds.get(dtype, np.float64))
+    kinds: dict[str, Any] = {"bool": np.bool_, "int32": np.int32}
+    zeros: Array = np.zeros([int(size) for size in elem_shape], kinds.get(dtype, np.float64))
     return [zeros] * int(init_length)
 
 
 @kernel("list_length")
 def list_length(ls: list[Array | None]) -> Array:
     """Return the number of elements."""
-    return np.int32(len(ls)).reshape(())
+    return np.array(len(ls), np.int32)
 
 
 @kernel("list_read")
