@@ -12,6 +12,7 @@ A case counts as passed only if a prediction really ran. Each case writes one JS
 """
 
 import functools
+import gc
 import importlib.util
 import inspect
 import json
@@ -135,7 +136,7 @@ def operations(program: Any) -> Iterator[Any]:
 def is_fp16(value: Any) -> bool:
     from coremltools import proto
 
-    return bool(value.type.tensorType.dataType == proto.MIL_pb2.DataType.FLOAT16)
+    return bool(value.tensorType.dataType == proto.MIL_pb2.DataType.FLOAT16)
 
 
 # What makes the tests run and compare
@@ -295,6 +296,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
+
+
+def pytest_collection_finish() -> None:
+    # Every conversion ends in gc.collect(), which takes a second as long as it walks all the collected tests.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
