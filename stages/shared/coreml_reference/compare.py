@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shared.coreml_reference.errors import InputError
 from shared.coreml_reference.reference import CoreMLReference
+
+import numpy as np
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

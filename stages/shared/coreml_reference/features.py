@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from shared.coreml_reference.errors import InputError, UnsupportedError
+
+import numpy as np
 
 Shape = tuple[int, ...]
 Bounds = tuple[int, int | None]

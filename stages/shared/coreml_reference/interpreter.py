@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shared.coreml_reference import ops  # noqa: F401 (fills the registry)
 from shared.coreml_reference.errors import CoreMLReferenceError, EvaluationError, UnsupportedError
 from shared.coreml_reference.program import DeclaredShape, SavedProgram
 from shared.coreml_reference.registry import KERNELS, REFUSED, Kernel
+
+import numpy as np
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Compute = Literal["declared", "exact"]

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shared.coreml_reference.errors import EvaluationError, InputError, UnsupportedError
 from shared.coreml_reference.features import Feature
 from shared.coreml_reference.interpreter import Compute, Interpreter, Overflow
 from shared.coreml_reference.ops.state import StateValue
 from shared.coreml_reference.program import SavedProgram, load_program
+
+import numpy as np
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from numpy.typing import NDArray
-
 from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.registry import kernel
+
+from numpy.typing import NDArray
 
 
 @kernel("classify")

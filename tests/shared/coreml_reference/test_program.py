@@ -1,0 +1,161 @@
+"""Damaged packages: one line that names the file, never a traceback of protobuf or a crash."""
+
+import json
+import random
+import shutil
+
+from shared.coreml_reference import CoreMLReference, CoreMLReferenceError, PackageError
+from shared.coreml_reference.program import load_program
+
+import numpy as np
+import pytest
+
+MODEL = "Data/com.apple.CoreML/model.mlmodel"
+WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+
+
+@pytest.fixture
+def package(classifier_fp32, tmp_path):
+    return shutil.copytree(classifier_fp32, tmp_path / "model.mlpackage")
+
+
+def refusal(package):
+    with pytest.raises(PackageError) as caught:
+        CoreMLReference(package)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def edit(file, change):
+    file.write_bytes(change(file.read_bytes()))
+
+
+def edit_manifest(package, path):
+    file = package / "Manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"] = path
+    file.write_text(json.dumps(manifest))
+
+
+def test_no_package(tmp_path):
+    assert refusal(tmp_path / "nothing.mlpackage").endswith("nothing.mlpackage: no such package")
+
+
+def test_a_file(package):
+    assert "a file; a .mlpackage is a folder" in refusal(package / MODEL)
+
+
+def test_no_manifest(package):
+    (package / "Manifest.json").unlink()
+    assert "no Manifest.json in it" in refusal(package)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rootModelIdentifier": "a", "itemInfoEntries": {}}', "[" * 100_000])
+def test_a_manifest_without_a_root_model(package, text):
+    (package / "Manifest.json").write_text(text)
+    assert "Manifest.json: does not name the root model" in refusal(package)
+
+
+@pytest.mark.parametrize("path", ["../../other/model.mlmodel", "/etc/passwd", "a/../../../b"])
+def test_a_manifest_that_points_outside(package, path):
+    edit_manifest(package, path)
+    assert "leads out of the package" in refusal(package)
+
+
+def test_no_model_file(package):
+    (package / MODEL).unlink()
+    assert "model.mlmodel: missing, though the manifest names it" in refusal(package)
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9])
+def test_a_truncated_model(package, share):
+    edit(package / MODEL, lambda content: content[: int(len(content) * share)])
+    assert "model.mlmodel: " in refusal(package)
+
+
+def test_another_kind_of_model(package):
+    from coremltools.proto.Model_pb2 import Model
+
+    spec = Model(specificationVersion=4)
+    spec.neuralNetwork.SetInParent()
+    (package / MODEL).write_bytes(spec.SerializeToString())
+    assert "holds neuralNetwork; expected an mlProgram" in refusal(package)
+
+
+def test_no_weights(package):
+    (package / WEIGHTS).unlink()
+    assert "weight.bin: missing, though the program keeps weights in it" in refusal(package)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 64, 100, 5000, -1])
+def test_truncated_weights(package, kept):
+    edit(package / WEIGHTS, lambda content: content[:kept])
+    assert "weight.bin: " in refusal(package)
+
+
+@pytest.mark.parametrize(("offset", "message"), [(4, "not a file of weights"), (64, "no weight at offset 64")])
+def test_weights_with_a_bad_magic(package, offset, message):
+    edit(package / WEIGHTS, lambda content: content[:offset] + b"\x99" + content[offset + 1 :])
+    assert message in refusal(package)
+
+
+def edit_operations(package, change):
+    from coremltools.proto.Model_pb2 import Model
+
+    spec = Model.FromString((package / MODEL).read_bytes())
+    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+    change(block.operations)
+    (package / MODEL).write_bytes(spec.SerializeToString())
+
+
+def test_a_weight_outside_the_package(package):
+    def change(operations):
+        for operation in operations:
+            operation.attributes["val"].blobFileValue.fileName = "@model_path/weights/../../secret"
+
+    edit_operations(package, change)
+    assert "a weight is in '@model_path/weights/../../secret'; expected a file in" in refusal(package)
+
+
+def test_an_unknown_op(package):
+    edit_operations(package, lambda operations: setattr(operations[-1], "type", "teleport"))
+    assert "unknown op 'teleport'" in refusal(package)
+
+
+def test_an_op_that_reads_its_own_result(package):
+    def change(operations):
+        operations[-1].inputs["x"].arguments[0].name = operations[-1].outputs[0].name
+
+    edit_operations(package, change)
+    assert "not a valid program (KeyError" in refusal(package)
+
+
+def test_random_damage_is_an_error_or_harmless(package):
+    """Flip, drop and repeat bytes anywhere in a package; whatever still loads can still be asked to predict."""
+    source = random.Random(0)
+    files = [package / "Manifest.json", package / MODEL, package / WEIGHTS]
+    pristine = [file.read_bytes() for file in files]
+    loaded = 0
+    for _ in range(150):
+        (index,) = source.choices(range(3), [1, 3, 1])
+        content = bytearray(pristine[index])
+        for _ in range(source.randint(1, 3)):
+            start, length = source.randrange(len(content)), source.randint(1, 8)
+            repeated = content[start : start + 2 * length]
+            content[start : start + length] = source.choice([source.randbytes(length), b"", repeated])
+        files[index].write_bytes(content)
+        try:
+            model = CoreMLReference(package)
+            model.predict({name: np.ones(feature.shape) for name, feature in model.inputs.items()})
+            loaded += 1
+        except CoreMLReferenceError as error:
+            assert "\n" not in str(error)
+        finally:
+            files[index].write_bytes(pristine[index])
+    assert 0 < loaded < 150
+
+
+def test_only_one_functions_weights_are_read(classifier_fp32):
+    program = load_program(classifier_fp32)
+    assert program.function_names == ("main",)
+    assert program.declared_shapes["logits"] == (None, 3)
