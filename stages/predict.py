@@ -1,0 +1,106 @@
+"""Run every exported file of one format on the test split: a folder of models in; logits and execution records out.
+
+For each file, `<precision>.npy` holds its logits (rows, classes) in float32, and `<precision>.json` who computed them,
+what the file declares of itself, and how it behaved at other batch sizes.
+"""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from shared.artifacts import find_artifacts
+from shared.params import Count, StageParams, read_params
+from shared.runtimes import Floats, Runtime, open_runtime
+from shared.sequences import Prepared
+from shared.stage import StageError, parse_args, replacing, rounded, run, write_json
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+
+class Params(StageParams):
+    """Section `predict`."""
+
+    batch_size: Count
+    probe_batches: list[Count] = Field(min_length=1)
+
+
+def predict(runtime: Runtime, sequences: Floats, batch_size: int, name: str) -> Floats:
+    """Logits (rows, classes) of all sequences, batch by batch."""
+    with tqdm(total=len(sequences), desc=name, unit="row", disable=None) as progress:
+        batches = []
+        for start in range(0, len(sequences), batch_size):
+            batch = np.ascontiguousarray(sequences[start : start + batch_size])
+            batches.append(runtime.logits(batch))
+            progress.update(len(batch))
+    return np.concatenate(batches)
+
+
+def probe(runtime: Runtime, sequences: Floats, logits: Floats, batch_size: int) -> dict[str, Any]:
+    """Run the first `batch_size` rows alone: an export that baked a batch size into its graph differs or fails here."""
+    rows = np.resize(sequences, (batch_size, *sequences.shape[1:]))  # repeats a short split
+    expected = np.resize(logits, (batch_size, *logits.shape[1:]))
+    result = runtime.logits(rows)
+    same = result.shape == expected.shape
+    return {
+        "shape": list(result.shape),
+        "max_absolute_difference": rounded(float(np.abs(result - expected).max()), 3) if same else None,
+    }
+
+
+def execute(path: Path, sequences: Floats, params: Params) -> tuple[Floats, dict[str, Any]]:
+    """Run one file on the whole split and at the probed batch sizes.
+
+    Raises:
+        StageError: The file cannot be opened, or its runtime fails on a batch.
+    """
+    runtime = open_runtime(path)
+    limit = runtime.interface.largest_batch
+    largest = min(params.batch_size, limit or params.batch_size)
+    try:
+        logits = predict(runtime, sequences, largest, path.name)
+        sizes = sorted({*params.probe_batches, limit or largest})
+        probes = {str(size): probe(runtime, sequences, logits, size) for size in sizes}
+    except StageError:
+        raise
+    except Exception as error:  # what a runtime raises has no common base
+        raise StageError(f"{path}: {runtime.executor} failed: {' '.join(str(error).split())}") from None
+    return logits, {
+        "executor": runtime.executor,
+        "executor_version": runtime.version,
+        "platform": f"{platform.system()}-{platform.machine()}",
+        "interface": runtime.interface.to_json(),
+        "probes": probes,
+    }
+
+
+def main() -> None:
+    """Read the arguments and the parameters; run every file, and report all that failed before giving up."""
+    args = parse_args(
+        __doc__,
+        inputs={"prepared": "the folder of prepared arrays", "models": "the folder of one format's files"},
+        outputs={"predictions": "the folder of their logits"},
+    )
+    params = read_params("predict", Params)
+    sequences, _ = Prepared(args.prepared).split("test")
+    artifacts = find_artifacts(args.models)
+    if not artifacts:
+        raise StageError(f"{args.models}: no exported file in this folder")
+    failures = []
+    with replacing(args.predictions) as folder:
+        folder.mkdir()
+        for precision, path in artifacts.items():
+            try:
+                logits, record = execute(path, sequences, params)
+            except StageError as error:
+                failures.append(str(error))
+                continue
+            np.save(folder / f"{precision}.npy", logits.astype(np.float32))
+            write_json(folder / f"{precision}.json", record)
+        if failures:
+            raise StageError("; ".join(failures))
+
+
+if __name__ == "__main__":
+    run(main)

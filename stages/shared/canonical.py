@@ -1,0 +1,92 @@
+"""Byte-stable ONNX and mlpackage: equal models give equal bytes, on another day, in another folder, in another process.
+
+The exporters write the checkout's folder, the date, random identifiers and hash-ordered maps into their files; here
+those are dropped or derived from the content.
+"""
+
+import json
+import uuid
+from pathlib import Path
+
+from shared.quiet import import_coremltools
+
+import onnx
+
+
+
+def canonical_onnx(model: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
+    """Serialise an ONNX model with `metadata` as its only `metadata_props`.
+
+    Per-node metadata and doc strings (which hold source paths) are cleared.
+    """
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    model.doc_string = ""
+    model.producer_version = _public_version(model.producer_version)
+    _clear_notes(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            _clear_node(node)
+        function.doc_string = ""
+        del function.metadata_props[:]
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+    return model.SerializeToString(deterministic=True)
+
+
+def _public_version(version: str) -> str:
+    """A version without its local part: `2.13.0+cpu` and `2.13.0+cu130` write the same file."""
+    return version.partition("+")[0]
+
+
+def _clear_notes(graph: onnx.GraphProto) -> None:
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for node in graph.node:
+        _clear_node(node)
+
+
+def _clear_node(node: onnx.NodeProto) -> None:
+    node.doc_string = ""
+    del node.metadata_props[:]
+    for attribute in node.attribute:
+        attribute.doc_string = ""
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            _clear_notes(graph)
+
+
+def canonicalize_mlpackage(package: Path) -> None:
+    """Rewrite a saved mlpackage in place: no dates, maps in order, identifiers derived from the item's path.
+
+    The folder's format is Core ML's: `Manifest.json` names the items below `Data/` by identifiers, which are random
+    UUIDs when coremltools saves; a reader only needs them to be distinct.
+    """
+    import_coremltools()
+    from coremltools.proto import Model_pb2
+
+    manifest_file = package / "Manifest.json"
+    manifest = json.loads(manifest_file.read_text())
+    identifiers = {
+        old: str(uuid.uuid5(uuid.NAMESPACE_URL, item["path"])).upper()
+        for old, item in manifest["itemInfoEntries"].items()
+    }
+    manifest["itemInfoEntries"] = {identifiers[old]: item for old, item in manifest["itemInfoEntries"].items()}
+    manifest["rootModelIdentifier"] = identifiers[manifest["rootModelIdentifier"]]
+    root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+    manifest_file.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
+
+    model_file = package / "Data" / root
+    model = Model_pb2.Model.FromString(model_file.read_bytes())
+    notes = model.description.metadata.userDefined
+    for key in list(notes):
+        if key.endswith("conversion_date"):
+            del notes[key]
+        elif key.startswith("com.github.apple.coremltools."):
+            notes[key] = _public_version(notes[key])
+    content = model.SerializeToString(deterministic=True)
+    model_file.unlink()
+    model_file.write_bytes(content)
+
+
