@@ -1,5 +1,6 @@
 """What a model's description says of its inputs, outputs and states: dtypes, shapes and their bounds."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 
 Shape = tuple[int, ...]
 Bounds = tuple[int, int | None]
+
+# A tensor larger than the machine's memory is an absurd shape, not something to try.
+LARGEST_TENSOR = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // np.dtype(np.float64).itemsize
 
 KINDS = {
     "multiArrayType": "tensor",
@@ -20,7 +24,7 @@ KINDS = {
     "doubleType": "double",
     "sequenceType": "sequence",
 }
-DTYPES = {
+DTYPES: dict[int, np.dtype[Any]] = {
     65552: np.dtype(np.float16),
     65568: np.dtype(np.float32),
     65600: np.dtype(np.float64),

@@ -5,7 +5,6 @@ run does none of it. Values live in a dictionary by slot, and leave it after the
 """
 
 import inspect
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from shared.coreml_reference import ops  # noqa: F401 (fills the registry)
 from shared.coreml_reference.errors import CoreMLReferenceError, EvaluationError, UnsupportedError
+from shared.coreml_reference.features import LARGEST_TENSOR
 from shared.coreml_reference.program import DeclaredShape, SavedProgram
 from shared.coreml_reference.registry import KERNELS, REFUSED, Kernel
 
@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Compute = Literal["declared", "exact"]
 
-# A result larger than the machine's memory is an absurd shape, not something to try.
-LARGEST_RESULT = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // np.dtype(np.float64).itemsize
 # These touch something besides their inputs, or run other ops.
 NOT_FOLDED = {"cond", "while_loop", "make_list", "read_state", "coreml_update_state", "classify"}
 
@@ -385,10 +383,10 @@ class Execution:
         elements = 1
         for dimension in result.shape:
             elements *= dimension if isinstance(dimension, int) else self._size(dimension) or 1
-        if elements > LARGEST_RESULT:
+        if elements > LARGEST_TENSOR:
             raise EvaluationError(
                 f"{step.title}: declares a result of shape {_shape_text(result.shape)}, {elements} elements: "
-                f"more than this machine's memory holds ({LARGEST_RESULT})"
+                f"more than this machine's memory holds ({LARGEST_TENSOR})"
             )
 
     def _size(self, dimension: Any) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.coreml_reference.errors import CoreMLReferenceError, PackageError, UnsupportedError
-from shared.coreml_reference.features import Feature, read_feature
+from shared.coreml_reference.features import LARGEST_TENSOR, Feature, read_feature
 from shared.quiet import import_coremltools
 
 DeclaredShape = tuple[int | None, ...]
@@ -79,26 +79,47 @@ def load_program(path: Path | str, function_name: str | None = None) -> SavedPro
         if other != name:  # so that only the asked function's weights are read
             del spec.mlProgram.functions[other]
     features = next((entry for entry in description.functions if entry.name == name), description)
+    inputs, outputs, states = (
+        _features(part, model_file) for part in (features.input, features.output, features.state)
+    )
     declared = _check_function(spec.mlProgram.functions[name], model_file)
+    function = _load_pymil(spec, model_file).functions[name]
+    _check_names(model_file, "inputs", {*inputs, *states}, set(function.inputs))
+    _check_names(model_file, "outputs", set(outputs), {variable.name for variable in function.outputs})
     return SavedProgram(
         path=path,
         function_name=name,
         function_names=functions,
-        inputs=_features(features.input, model_file),
-        outputs=_features(features.output, model_file),
-        states=_features(features.state, model_file),
+        inputs=inputs,
+        outputs=outputs,
+        states=states,
         user_defined_metadata=dict(description.metadata.userDefined),
         specification_version=spec.specificationVersion,
-        function=_load_pymil(spec, model_file).functions[name],
+        function=function,
         declared_shapes=declared,
     )
 
 
+def _check_names(model_file: Path, kind: str, described: set[str], found: set[str]) -> None:
+    if described != found:
+        raise PackageError(
+            f"{model_file}: its description has the {kind} {sorted(described)}, its program {sorted(found)}"
+        )
+
+
 def _features(descriptions: Any, model_file: Path) -> dict[str, Feature]:
-    try:
-        return {description.name: read_feature(description) for description in descriptions}
-    except KeyError as error:
-        raise PackageError(f"{model_file}: an input or output is of the unknown type {error}") from None
+    features = {}
+    for description in descriptions:
+        try:
+            feature = read_feature(description)
+        except KeyError as error:
+            raise PackageError(f"{model_file}: {description.name!r} is of the unknown type {error}") from None
+        if any(size < 0 for size in feature.shape) or prod(feature.shape) > LARGEST_TENSOR:
+            raise PackageError(
+                f"{model_file}: {feature.name!r} has the shape {feature.shape}, which no memory can hold"
+            )
+        features[feature.name] = feature
+    return features
 
 
 def _model_file(path: Path) -> Path:
@@ -227,11 +248,11 @@ def _blob_file_size(file: Path) -> int:
 def _stored_bytes(tensor: Any, model_file: Path) -> int:
     from coremltools.converters.mil.mil import types
 
-    if tensor.dataType not in types.PROTO_TO_BUILTIN_TYPE:
-        raise PackageError(f"{model_file}: a weight has the unknown data type {tensor.dataType}")
+    kind = types.PROTO_TO_BUILTIN_TYPE.get(tensor.dataType)
+    if not hasattr(kind, "get_bitwidth"):
+        raise PackageError(f"{model_file}: a weight has the data type {tensor.dataType}; expected one of numbers")
     elements = prod(dim.constant.size for dim in tensor.dimensions)
-    bits: int = types.PROTO_TO_BUILTIN_TYPE[tensor.dataType].get_bitwidth()
-    return -(-elements * bits // 8)
+    return int(-(-elements * kind.get_bitwidth() // 8))
 
 
 def _load_pymil(spec: Any, model_file: Path) -> Any:

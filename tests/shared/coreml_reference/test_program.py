@@ -122,6 +122,28 @@ def test_an_unknown_op(package):
     assert "unknown op 'teleport'" in refusal(package)
 
 
+def edit_description(package, change):
+    from coremltools.proto.Model_pb2 import Model
+
+    spec = Model.FromString((package / MODEL).read_bytes())
+    change(spec.description)
+    (package / MODEL).write_bytes(spec.SerializeToString())
+
+
+def test_a_description_that_is_not_of_the_program(package):
+    edit_description(package, lambda description: setattr(description.output[0], "name", "label"))
+    assert "its description has the outputs ['label'], its program ['logits']" in refusal(package)
+
+
+@pytest.mark.parametrize("size", [-1, 2**40])
+def test_an_input_that_no_memory_can_hold(package, size):
+    def change(description):
+        description.input[0].type.multiArrayType.shape[0] = size
+
+    edit_description(package, change)
+    assert f"'sequence' has the shape ({size}, 6, 1), which no memory can hold" in refusal(package)
+
+
 def test_an_op_that_reads_its_own_result(package):
     def change(operations):
         operations[-1].inputs["x"].arguments[0].name = operations[-1].outputs[0].name
@@ -135,7 +157,7 @@ def test_random_damage_is_an_error_or_harmless(package):
     source = random.Random(0)
     files = [package / "Manifest.json", package / MODEL, package / WEIGHTS]
     pristine = [file.read_bytes() for file in files]
-    loaded = 0
+    loaded, lines = 0, set()
     for _ in range(150):
         (index,) = source.choices(range(3), [1, 3, 1])
         content = bytearray(pristine[index])
@@ -149,10 +171,11 @@ def test_random_damage_is_an_error_or_harmless(package):
             model.predict({name: np.ones(feature.shape) for name, feature in model.inputs.items()})
             loaded += 1
         except CoreMLReferenceError as error:
-            assert "\n" not in str(error)
+            lines.add(str(error).count("\n"))
         finally:
             files[index].write_bytes(pristine[index])
     assert 0 < loaded < 150
+    assert lines == {0}
 
 
 def test_only_one_functions_weights_are_read(classifier_fp32):
