@@ -10,21 +10,22 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-# Run as a folder, Python puts the folder itself on the path: its modules would hide the standard library's.
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+if __name__ == "__main__":
+    # Run as a folder, Python puts the folder itself on the path, where `shared` cannot be found.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from shared.coreml_reference.compare import Comparison, Distance, compare, distance  # noqa: E402
-from shared.coreml_reference.errors import CoreMLReferenceError, InputError  # noqa: E402
-from shared.coreml_reference.features import Feature  # noqa: E402
-from shared.coreml_reference.program import SavedProgram, load_program  # noqa: E402
-from shared.coreml_reference.reference import CoreMLReference  # noqa: E402
+from shared.coreml_reference.compare import Comparison, Distance, compare, distance
+from shared.coreml_reference.errors import CoreMLReferenceError, InputError
+from shared.coreml_reference.features import Feature
+from shared.coreml_reference.program import SavedProgram, load_program
+from shared.coreml_reference.reference import CoreMLReference
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Read the command line and do what it asks."""
-    args = parse_args()
+    args = parse_args(arguments)
     try:
         if args.input is None:
             show(load_program(args.package, args.function))
@@ -35,7 +36,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: list[str] | None) -> argparse.Namespace:
     """Parse and check the arguments."""
     parser = argparse.ArgumentParser(
         prog="coreml_reference",
@@ -65,7 +66,7 @@ def parse_args() -> argparse.Namespace:
         default=1e-3,
         help="what counts as departing: the largest difference over the largest exact magnitude (default: %(default)s)",
     )
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.input is None and (args.output or args.compare):
         parser.error("--output and --compare need --input")
     return args
@@ -100,8 +101,9 @@ def feature_text(feature: Feature) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Run the package; print, write and compare its outputs as asked."""
-    model = CoreMLReference(args.package, args.function, args.compute)
     data = read_arrays(args.input)
+    other = read_arrays(args.compare) if args.compare else {}
+    model = CoreMLReference(args.package, args.function, args.compute)
     outputs = model.predict(data, model.make_state())
     for name, value in outputs.items():
         print(f"{name}: {value_text(value)}")
@@ -110,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
         with args.output.open("wb") as stream:
             np.savez(stream, **storable(outputs))
     if args.compare:
-        compare_with(args, data, read_arrays(args.compare))
+        compare_with(args, data, other)
 
 
 def compare_with(args: argparse.Namespace, data: Arrays, other: Arrays) -> None:
