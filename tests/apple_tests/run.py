@@ -38,8 +38,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--per-test", type=int, help="only this many random cases of each test function")
     parser.add_argument("--seed", type=int, default=0, help="of the random choice")
     parser.add_argument("--files", nargs="*", help="only these test files or ids, below coremltools/converters/mil")
+    parser.add_argument("--ids", type=Path, help="only the cases listed in this file, an id a line")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--results", type=Path, help="write every case to this JSON-lines file")
+    parser.add_argument("--choose-sample", type=Path, help="write the ids of a quick sample to this file")
     parser.add_argument("--report", type=Path, help="write the tables to this Markdown file")
     return parser.parse_args()
 
@@ -51,8 +53,9 @@ def command(args: argparse.Namespace, results: Path, shard: int) -> list[str]:
     assert package is not None
     assert package.origin is not None
     site = Path(package.origin).parent.parent
-    if args.files:
-        targets = [str(site / "coremltools/converters/mil" / file) for file in args.files]
+    chosen = args.ids.read_text().splitlines() if args.ids else args.files
+    if chosen:
+        targets = [str(site / "coremltools/converters/mil" / file) for file in chosen]
     else:
         targets = [str(site / SUITES[args.suite].replace(".", "/"))]
     options = {
@@ -148,6 +151,23 @@ def test_name(case: Record) -> str:
     return f"{Path(path).stem.removeprefix('test_')}: {names[0].removeprefix('Test')}"
 
 
+def choose_sample(cases: list[Record]) -> list[str]:
+    """Cases that compare values and pass: the quickest of each test class, then of each op that is still missing."""
+    chosen: dict[str, Record] = {}
+    seen: set[str] = set()
+    compared = [case for case in cases if case["status"] == "passed" and case["comparisons"]]
+    compared.sort(key=lambda case: case["seconds"])
+    for case in compared:
+        if test_name(case) not in chosen:
+            chosen[test_name(case)] = case
+            seen |= {*case["ops"]}
+    for case in compared:
+        if not seen.issuperset(case["ops"]):
+            chosen[case["id"]] = case
+            seen |= {*case["ops"]}
+    return sorted(case["id"] for case in chosen.values())
+
+
 def tables(cases: list[Record], title: str) -> str:
     """The run as Markdown: totals, one row per test class, and the reasons for what did not pass."""
     by_test: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
@@ -184,6 +204,8 @@ def main() -> None:
     unexplained = explain(cases)
     if args.results:
         args.results.write_text("".join(json.dumps(case) + "\n" for case in cases))
+    if args.choose_sample:
+        args.choose_sample.write_text("".join(f"{case_id}\n" for case_id in choose_sample(cases)))
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(tables(cases, args.suite))
