@@ -78,7 +78,7 @@ class Feature:
         return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
 
     def convert(self, value: Any) -> np.ndarray[Any, Any]:
-        """Check a value's shape and type and return it in the interface's dtype."""
+        """Check a value's shape and type and return it in the interface's dtype; an integer input cuts fractions."""
         if self.kind not in {"tensor", "state"} or self.dtype is None:
             raise UnsupportedError(f"input {self.name!r} is an {self.kind}: only tensors can be passed")
         array = np.asarray(value)
@@ -88,7 +88,7 @@ class Feature:
             raise InputError(f"input {self.name!r}: shape {array.shape}; the model allows {self.shape_text()}")
         with np.errstate(all="ignore"):
             converted = array.astype(self.dtype)
-        if self.dtype.kind == "i" and not np.array_equal(converted, array):
+        if self.dtype.kind == "i" and not np.array_equal(converted, np.trunc(array)):
             raise InputError(f"input {self.name!r}: values that {self.dtype} cannot hold, in {array.dtype}")
         return converted
 

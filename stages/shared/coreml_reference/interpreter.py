@@ -50,6 +50,7 @@ class Step:
     """One op, ready to run.
 
     Attributes:
+        title: The op's name in messages.
         operation: The op in memory.
         kernel: The function that computes it.
         constants: The arguments that are known already.
@@ -60,6 +61,7 @@ class Step:
         sized_by_values: Whether the shapes of the results can depend on the values of the function's inputs.
     """
 
+    title: str
     operation: Any
     kernel: Kernel
     constants: dict[str, Any]
@@ -68,11 +70,6 @@ class Step:
     release: list[int] = field(default_factory=list)
     takes_execution: bool = False
     sized_by_values: bool = False
-
-    @property
-    def title(self) -> str:
-        """Name the op in a message."""
-        return f"op {self.operation.name!r} ({self.operation.op_type})"
 
 
 @dataclass
@@ -217,6 +214,7 @@ class Interpreter:
             self._from_shapes.update(result.slot for result in results)
         sizes = {slot for slot in read - self._from_shapes if self._kinds.get(slot) != "f"}
         return Step(
+            title,
             operation,
             kernel,
             constants,
