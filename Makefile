@@ -1,0 +1,55 @@
+# Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test lint format bench apple-tests clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+# DVC runs `python ...`: let that be this environment's. Paths are relative, for a checkout with a space in its path.
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+SOURCES := stages commands tests
+
+help:  ## Explain the targets
+	@echo 'make TARGET, where TARGET is one of'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+repro: $(INSTALLED)  ## Run the whole pipeline (dvc repro) and print the figures of every model
+	@$(RUN) python -m dvc repro
+	@$(RUN) python commands/show_metrics.py
+
+test: lint  ## Lint, check types, run all tests
+	@$(RUN) python -m pytest
+
+lint: $(INSTALLED)  ## Lint and check types only
+	@$(RUN) ruff check $(SOURCES)
+	@$(RUN) ruff format --check $(SOURCES)
+	@$(RUN) mypy
+
+format: $(INSTALLED)  ## Format the sources and sort their imports
+	@$(RUN) ruff check --fix $(SOURCES)
+	@$(RUN) ruff format $(SOURCES)
+
+bench: $(INSTALLED)  ## Measure speed, as ratios in one run
+	@$(RUN) python commands/bench.py
+
+apple-tests: $(INSTALLED)  ## Run Apple's own op tests against our Core ML evaluator
+	@$(RUN) python tests/apple_tests/run.py
+
+clean:  ## Delete the environment and the tools' caches; data, models and DVC's cache stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+
+# The first Python of a supported version; nothing is printed and nothing found if there is none.
+$(INSTALLED): requirements.txt constraints.txt
+	@python=''; \
+	for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
+	  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	    python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11, 3.12 or 3.13 is needed; found $$(python3 --version 2>&1 || true). Install one, or make PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; fi; \
+	echo "Installing into $(VENV) with $$("$$python" --version)"; \
+	"$$python" -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $(INSTALLED)
