@@ -1,12 +1,12 @@
 """The activations against torch, in float64, and far from zero."""
 
+from shared.coreml_reference.ops.activation import gelu, softmax
+from shared.coreml_reference.registry import KERNELS
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-
-from shared.coreml_reference.ops.activation import gelu, softmax
-from shared.coreml_reference.registry import KERNELS
 
 X = np.concatenate([np.linspace(-5, 5, 24), [-2000, -60, 60, 2000]]).reshape(2, 2, 7)
 ALPHA, BETA = np.array(0.3), np.array(1.7)

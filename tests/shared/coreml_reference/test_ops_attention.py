@@ -1,10 +1,10 @@
 """Attention against torch, in float64."""
 
+from shared.coreml_reference.ops.attention import scaled_dot_product_attention
+
 import numpy as np
 import pytest
 import torch
-
-from shared.coreml_reference.ops.attention import scaled_dot_product_attention
 
 RANDOM = np.random.default_rng(0)
 

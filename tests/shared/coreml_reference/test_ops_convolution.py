@@ -1,13 +1,13 @@
 """The convolution kernels against torch, in float64."""
 
+from shared.coreml_reference.errors import EvaluationError
+from shared.coreml_reference.ops import convolution
+from shared.coreml_reference.ops.convolution import conv, conv_quantized, conv_transpose
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-
-from shared.coreml_reference.errors import EvaluationError
-from shared.coreml_reference.ops import convolution
-from shared.coreml_reference.ops.convolution import conv, conv_quantized, conv_transpose
 
 RANDOM = np.random.default_rng(0)
 SIZES, KERNEL, STRIDES, DILATIONS, PADS = (9, 8, 7), (3, 2, 4), (2, 1, 3), (1, 2, 1), (1, 2, 0)

@@ -1,10 +1,10 @@
 """The elementwise kernels: the cases in which a plain numpy call would be wrong or ambiguous."""
 
-import numpy as np
-import pytest
-
 from shared.coreml_reference.ops.elementwise import BINARY, UNARY, cast, clip, log, power, real_div, select
 from shared.coreml_reference.registry import KERNELS
+
+import numpy as np
+import pytest
 
 
 @pytest.mark.parametrize("op_type", sorted(UNARY))

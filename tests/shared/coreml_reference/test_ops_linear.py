@@ -1,9 +1,9 @@
 """The matrix products against numpy's einsum."""
 
+from shared.coreml_reference.ops.linear import einsum, linear, matmul
+
 import numpy as np
 import pytest
-
-from shared.coreml_reference.ops.linear import einsum, linear, matmul
 
 RANDOM = np.random.default_rng(0)
 

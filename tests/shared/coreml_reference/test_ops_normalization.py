@@ -1,10 +1,5 @@
 """The normalisations against torch, in float64."""
 
-import numpy as np
-import pytest
-import torch
-from torch.nn import functional
-
 from shared.coreml_reference.ops.normalization import (
     batch_norm,
     instance_norm,
@@ -12,6 +7,11 @@ from shared.coreml_reference.ops.normalization import (
     layer_norm,
     local_response_norm,
 )
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 3, 4, 5))

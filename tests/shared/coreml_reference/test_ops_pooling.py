@@ -1,11 +1,11 @@
 """The pooling kernels against torch, in float64."""
 
+from shared.coreml_reference.ops.pooling import avg_pool, l2_pool, max_pool
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-
-from shared.coreml_reference.ops.pooling import avg_pool, l2_pool, max_pool
 
 RANDOM = np.random.default_rng(0)
 SIZES, KERNEL, STRIDES, PADS = (9, 8, 7), (3, 2, 5), (2, 3, 2), (1, 1, 2)

@@ -1,11 +1,11 @@
 """The recurrent kernels against torch, in float64."""
 
+from shared.coreml_reference.errors import EvaluationError
+from shared.coreml_reference.ops.recurrent import gru, lstm, rnn
+
 import numpy as np
 import pytest
 import torch
-
-from shared.coreml_reference.errors import EvaluationError
-from shared.coreml_reference.ops.recurrent import gru, lstm, rnn
 
 TIME, BATCH, INPUTS, HIDDEN = 5, 3, 4, 6
 RANDOM = np.random.default_rng(0)

@@ -1,11 +1,11 @@
 """The reductions: axes, kept dimensions, dtypes and extremes."""
 
+from shared.coreml_reference.ops.reduction import REDUCTIONS, reduce_argmax, reduce_argmin
+from shared.coreml_reference.registry import KERNELS
+
 import numpy as np
 import pytest
 import torch
-
-from shared.coreml_reference.ops.reduction import REDUCTIONS, reduce_argmax, reduce_argmin
-from shared.coreml_reference.registry import KERNELS
 
 X = np.random.default_rng(0).uniform(0.5, 2, (2, 3, 4))
 

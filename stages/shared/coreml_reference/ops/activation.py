@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+from shared.coreml_reference.errors import EvaluationError
+from shared.coreml_reference.registry import kernel
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr
-
-from shared.coreml_reference.errors import EvaluationError
-from shared.coreml_reference.registry import kernel
 
 Array = NDArray[Any]
 

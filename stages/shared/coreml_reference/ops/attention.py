@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shared.coreml_reference.ops.activation import softmax
 from shared.coreml_reference.registry import kernel
+
+import numpy as np
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
-import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
-
 from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.ops.windows import output_size, paddings
 from shared.coreml_reference.registry import kernel
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

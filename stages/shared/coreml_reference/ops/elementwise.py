@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from shared.coreml_reference.registry import kernel
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
-
-from shared.coreml_reference.registry import kernel
 
 Array = NDArray[Any]
 

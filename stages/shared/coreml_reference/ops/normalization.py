@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from shared.coreml_reference.registry import kernel
+
 import numpy as np
 from numpy.typing import NDArray
-
-from shared.coreml_reference.registry import kernel
 
 Array = NDArray[Any]
 

@@ -7,11 +7,11 @@ long, whatever the other axes are.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shared.coreml_reference.ops.windows import output_size, paddings
 from shared.coreml_reference.registry import kernel
+
+import numpy as np
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.registry import kernel
+
+import numpy as np
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Activation = Callable[[Array], Array]
@@ -81,7 +81,7 @@ def lstm(
     "bidirectional" runs both ways, each on its half of the states; its outputs are aligned in time.
     """
     _check_batch(x, initial_h=initial_h, initial_c=initial_c)
-    rest = (ACTIVATIONS[recurrent_activation], ACTIVATIONS[cell_activation], ACTIVATIONS[activation], clip)
+    rest = (_activation(recurrent_activation), _activation(cell_activation), _activation(activation), clip)
 
     def one_way(x: Array, h: Array, c: Array, *parameters: Any) -> tuple[Array, ...]:
         return _run(lambda x, h, c: _lstm_steps(x, h, c, parameters, *rest), x, (h, c), output_sequence)
@@ -161,7 +161,7 @@ def gru(
     """
     _check_batch(x, initial_h=initial_h)
     hidden = weight_hh.shape[1]
-    recurrent, active = ACTIVATIONS[recurrent_activation], ACTIVATIONS[activation]
+    recurrent, active = _activation(recurrent_activation), _activation(activation)
     r_rows, o_rows, z_rows = (slice(k * hidden, (k + 1) * hidden) for k in range(3))
     b = np.zeros(3 * hidden) if bias is None else bias
     a = np.zeros(3 * hidden) if input_bias is None else input_bias
@@ -198,7 +198,7 @@ def rnn(
     hidden) unless `output_sequence`. A "reverse" layer reads x backwards and its outputs stay in that order.
     """
     _check_batch(x, initial_h=initial_h)
-    active = ACTIVATIONS[activation]
+    active = _activation(activation)
     b = np.zeros(weight_hh.shape[0]) if bias is None else bias
 
     def steps(x: Array, h: Array) -> Iterator[tuple[Array]]:
@@ -207,6 +207,12 @@ def rnn(
             yield (h,)
 
     return _run(steps, _in_order(x, direction), (initial_h,), output_sequence)
+
+
+def _activation(name: str) -> Activation:
+    if name.lower() not in ACTIVATIONS:
+        raise EvaluationError(f"unknown activation {name!r}: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name.lower()]
 
 
 def _in_order(x: Array, direction: str) -> Array:

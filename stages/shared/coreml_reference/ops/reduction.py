@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from shared.coreml_reference.ops.elementwise import to_integer
+from shared.coreml_reference.registry import kernel
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-
-from shared.coreml_reference.ops.elementwise import to_integer
-from shared.coreml_reference.registry import kernel
 
 Array = NDArray[Any]
 
