@@ -1,8 +1,5 @@
 """Compressed weights: the examples of the ops' documentation, and tensors packed here."""
 
-import numpy as np
-import pytest
-
 from shared.coreml_reference.ops.constexpr import (
     constexpr_affine_dequantize,
     constexpr_blockwise_shift_scale,
@@ -11,6 +8,9 @@ from shared.coreml_reference.ops.constexpr import (
     constexpr_sparse_blockwise_shift_scale,
     constexpr_sparse_to_dense,
 )
+
+import numpy as np
+import pytest
 
 RANDOM = np.random.default_rng(0)
 

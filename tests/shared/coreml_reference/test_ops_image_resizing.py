@@ -1,9 +1,5 @@
 """Sampling on other grids against torch and the examples of the op's documentation."""
 
-import numpy as np
-import pytest
-import torch
-
 from shared.coreml_reference.ops.image_resizing import (
     affine,
     crop_resize,
@@ -14,6 +10,10 @@ from shared.coreml_reference.ops.image_resizing import (
     upsample_bilinear,
     upsample_nearest_neighbor,
 )
+
+import numpy as np
+import pytest
+import torch
 
 X = np.random.default_rng(0).standard_normal((2, 3, 5, 7))
 

@@ -1,8 +1,8 @@
 """Quantise and dequantise: the formula, its rounding and its limits."""
 
-import numpy as np
-
 from shared.coreml_reference.ops.quantization import dequantize, quantize
+
+import numpy as np
 
 
 def test_quantize_rounds_halves_to_even_and_saturates():

@@ -1,9 +1,5 @@
 """Reading and writing at indices against torch and plain loops."""
 
-import numpy as np
-import pytest
-import torch
-
 from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.ops.scatter_gather import (
     gather,
@@ -13,6 +9,10 @@ from shared.coreml_reference.ops.scatter_gather import (
     scatter_along_axis,
     scatter_nd,
 )
+
+import numpy as np
+import pytest
+import torch
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 3, 4, 5))

@@ -1,9 +1,5 @@
 """Rearranging ops against torch and numpy."""
 
-import numpy as np
-import pytest
-import torch
-
 from shared.coreml_reference.ops.shape import (
     batch_to_space,
     depth_to_space,
@@ -19,6 +15,10 @@ from shared.coreml_reference.ops.shape import (
     space_to_depth,
     squeeze,
 )
+
+import numpy as np
+import pytest
+import torch
 
 
 def counting(*shape):

@@ -1,10 +1,10 @@
 """Cutting and extending against numpy and torch."""
 
+from shared.coreml_reference.ops.slicing import crop, pad, slice_by_index, slice_by_size, slice_update, split
+
 import numpy as np
 import pytest
 import torch
-
-from shared.coreml_reference.ops.slicing import crop, pad, slice_by_index, slice_by_size, slice_update, split
 
 X = np.arange(60.0).reshape(3, 4, 5)
 

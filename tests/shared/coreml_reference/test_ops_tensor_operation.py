@@ -2,10 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
-import pytest
-import torch
-
 from shared.coreml_reference.ops.tensor_operation import (
     argsort,
     band_part,
@@ -21,6 +17,10 @@ from shared.coreml_reference.ops.tensor_operation import (
     tile,
     topk,
 )
+
+import numpy as np
+import pytest
+import torch
 
 X = np.random.default_rng(0).standard_normal((3, 4, 5))
 

@@ -2,11 +2,11 @@
 
 from typing import Any, SupportsInt
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.registry import kernel
+
+import numpy as np
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

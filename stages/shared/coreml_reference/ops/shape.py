@@ -2,11 +2,11 @@
 
 from typing import Any, SupportsInt
 
+from shared.coreml_reference.registry import kernel
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-
-from shared.coreml_reference.registry import kernel
 
 Array = NDArray[Any]
 
@@ -69,10 +69,11 @@ def reverse(x: Array, axes: Array | None = None) -> Array:
 def reverse_sequence(x: Array, lengths: Array, seq_axis: SupportsInt = 0, batch_axis: SupportsInt = 0) -> Array:
     """Along `seq_axis`, reverse the first `lengths[b]` elements of each batch entry b and keep the rest.
 
-    `output[b, t] = x[b, lengths[b] - 1 - t]` if `t < lengths[b]`, else `x[b, t]`.
+    `output[b, t] = x[b, lengths[b] - 1 - t]` if `t < lengths[b]`, else `x[b, t]`; a longer length means all of them.
     """
     time = np.moveaxis(np.arange(x.shape[int(seq_axis)]).reshape((-1,) + (1,) * (x.ndim - 1)), 0, int(seq_axis))
-    length = np.moveaxis(lengths.astype(np.int64).reshape((-1,) + (1,) * (x.ndim - 1)), 0, int(batch_axis))
+    clipped = np.minimum(lengths.astype(np.int64), x.shape[int(seq_axis)])
+    length = np.moveaxis(clipped.reshape((-1,) + (1,) * (x.ndim - 1)), 0, int(batch_axis))
     return np.take_along_axis(x, np.where(time < length, length - 1 - time, time), int(seq_axis))
 
 

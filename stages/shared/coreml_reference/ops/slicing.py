@@ -2,10 +2,10 @@
 
 from typing import Any, SupportsInt
 
+from shared.coreml_reference.registry import kernel
+
 import numpy as np
 from numpy.typing import NDArray
-
-from shared.coreml_reference.registry import kernel
 
 Array = NDArray[Any]
 
