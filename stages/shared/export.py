@@ -1,11 +1,14 @@
 """What every exported file says of itself: tensor names, classes, version and training figures."""
 
 import json
+from typing import TYPE_CHECKING
 
-from shared.model import Checkpoint
 from shared.params import StageParams
 
 from pydantic import Field
+
+if TYPE_CHECKING:  # a stage that only needs the names does not load torch
+    from shared.model import Checkpoint
 
 
 class ExportParams(StageParams):
@@ -17,7 +20,7 @@ class ExportParams(StageParams):
     description: str = Field(min_length=1)
 
 
-def describe(checkpoint: Checkpoint, names: ExportParams) -> dict[str, str]:
+def describe(checkpoint: "Checkpoint", names: ExportParams) -> dict[str, str]:
     """The metadata of an exported file; `classes` and `training` are JSON."""
     return {
         "classes": json.dumps(checkpoint.model.config.classes),
