@@ -1,0 +1,59 @@
+"""What the tests start from: a project that DVC reproduced, and a folder that the stages filled without DVC."""
+
+import importlib
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from shared.stage import run
+from tests.support import ROOT, SMALL, Project, Workspace, commands, copy_repository, set_params
+
+import pytest
+
+
+@pytest.fixture
+def make_project(tmp_path: Path) -> Callable[[str], Project]:
+    """Make a project that nothing has run in yet, in a new folder of the given name."""
+    return lambda name: copy_repository(tmp_path / name)
+
+
+@pytest.fixture(scope="session")
+def first_repro(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[str]]:
+    """A project that DVC has reproduced from nothing and is committed, and the stages that ran. Not to be changed."""
+    project = copy_repository(tmp_path_factory.mktemp("first") / "project")
+    ran = project.repro(env={"PYTHONHASHSEED": "1"})
+    project.commit()
+    return project, ran
+
+
+@pytest.fixture
+def reproduced(first_repro: tuple[Project, list[str]], tmp_path: Path) -> Project:
+    """A copy of the reproduced project, to be changed."""
+    folder = tmp_path / "project"
+    shutil.copytree(first_repro[0].folder, folder, symlinks=True)
+    return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the stages write from small parameters, run in this process. Not to be changed."""
+    folder = tmp_path_factory.mktemp("small")
+    shutil.copy2(ROOT / "params.yaml", folder)
+    set_params(folder, SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for _, script, *paths in commands().values():
+            patch.setattr(sys, "argv", [script, *paths])
+            run(importlib.import_module(Path(script).stem).main)
+    return folder
+
+
+@pytest.fixture
+def workspace(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Workspace:
+    """A copy of the small run, to be changed."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(small_run, folder)
+    return Workspace(folder, monkeypatch, capsys)

@@ -1,0 +1,183 @@
+"""Real projects in temporary folders: run by DVC as a user would, or by calling the stages in this process."""
+
+import hashlib
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared import AVX2_KERNELS
+from shared.stage import run
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+WRITTEN = ("data", "models", "metrics")
+
+SMALL = {
+    "generate.rows": 700,
+    "prepare.train_size": 200,
+    "train.epochs": 20,
+    "export_coreml.largest_batch": 64,
+    "predict.batch_size": 256,
+}
+"""A run that takes a tenth of the default one's time, and still computes logits that are worth comparing."""
+
+
+def set_params(folder: Path, values: dict[str, Any]) -> None:
+    """Change values in a folder's params.yaml; the rest of the file stays as it is."""
+    yaml = YAML()
+    file = folder / "params.yaml"
+    content = yaml.load(file)
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    yaml.dump(content, file)
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment, without the kernels that importing `shared` pinned in it: a stage pins its own."""
+    kept = {name: value for name, value in os.environ.items() if name not in {*AVX2_KERNELS, "PYTHONPATH"}}
+    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of this repository with its own Git history and DVC cache."""
+
+    folder: Path
+
+    def run(self, *command: str, env: dict[str, str] | None = None) -> str:
+        """Run a command as a user would from the project's folder; return what it printed."""
+        environment = {
+            **clean_environment(),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            "COLUMNS": "400",
+            **(env or {}),
+        }
+        result = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{shlex.join(command)}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def git(self, *args: str) -> str:
+        """Run git."""
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "init.defaultBranch=main")
+        return self.run("git", *identity, *args)
+
+    def dvc(self, *args: str, env: dict[str, str] | None = None) -> str:
+        """Run dvc."""
+        return self.run(sys.executable, "-m", "dvc", *args, env=env)
+
+    def repro(self, *args: str, env: dict[str, str] | None = None) -> list[str]:
+        """Run `dvc repro`; return the stages that really ran, in their order."""
+        return stages_that_ran(self.dvc("repro", *args, env=env))
+
+    def set(self, key: str, value: Any) -> None:
+        """Change a parameter."""
+        set_params(self.folder, {key: value})
+
+    def commit(self) -> None:
+        """Commit everything that Git does not ignore."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "a state to compare with")
+
+    def lock(self) -> dict[str, Any]:
+        """The content of dvc.lock."""
+        content: dict[str, Any] = YAML(typ="safe").load(self.folder / "dvc.lock")
+        return content
+
+    def hashes(self) -> dict[str, str]:
+        """The hash of every output, by its path."""
+        return {out["path"]: out["md5"] for stage in self.lock()["stages"].values() for out in stage["outs"]}
+
+
+def stages_that_ran(output: str) -> list[str]:
+    """The stages that a repro executed; skipped ones and those restored from the run cache are not among them."""
+    return re.findall(r"^Running stage '(.+)'", output, flags=re.MULTILINE)
+
+
+def copy_repository(folder: Path) -> Project:
+    """Copy what a commit of the working tree would hold, without the outputs of its runs; use small parameters."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for name in listed.rstrip("\0").split("\0"):
+        if name.startswith(("metrics/", "tests/")) or name == "dvc.lock" or not (ROOT / name).is_file():
+            continue
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    set_params(folder, SMALL)
+    project = Project(folder)
+    project.git("init", "--quiet")
+    project.commit()
+    return project
+
+
+def commands() -> dict[str, list[str]]:
+    """Every stage of dvc.yaml, `foreach` written out, and its command in words."""
+    found = {}
+    for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
+        if "foreach" in stage:
+            for item in stage["foreach"]:
+                found[f"{name}@{item}"] = shlex.split(stage["do"]["cmd"].replace("${item}", item))
+        else:
+            found[name] = shlex.split(stage["cmd"])
+    return found
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder that a stage can run in, called as DVC calls it but in this process."""
+
+    folder: Path
+    patch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def set(self, key: str, value: Any) -> None:
+        """Change a parameter."""
+        set_params(self.folder, {key: value})
+
+    def call(self, stage: str, *paths: str) -> str:
+        """Run a stage with the arguments that dvc.yaml gives it, or others; return what it says on stderr."""
+        _, script, *usual = commands()[stage]
+        self.patch.chdir(self.folder)
+        self.patch.setattr(sys, "argv", [script, *(paths or usual)])
+        self.capsys.readouterr()
+        run(importlib.import_module(Path(script).stem).main)
+        return self.capsys.readouterr().err
+
+    def refuses(self, stage: str, *paths: str, changes: tuple[str, ...] = ()) -> str:
+        """Run a stage that must fail as every stage should: exit code 1, one line, no file changed but `changes`."""
+        before = self.files()
+        with pytest.raises(SystemExit) as stopped:
+            self.call(stage, *paths)
+        assert stopped.value.code == 1
+        after = self.files()
+        changed = {name for name in before | after if before.get(name) != after.get(name)}
+        assert changed == set(changes)
+        error = self.capsys.readouterr().err
+        prefix = f"{stage.partition('@')[0]}: error: "
+        assert error.startswith(prefix)
+        assert error.endswith("\n")
+        assert error.count("\n") == 1
+        return error.removeprefix(prefix).rstrip("\n")
+
+    def files(self) -> dict[str, str]:
+        """Every file, hidden ones too, and the hash of its content."""
+        return {
+            str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }

@@ -1,0 +1,210 @@
+"""dvc.yaml says what the scripts do: their names, parameters, arguments, and every file that they depend on."""
+
+import argparse
+import ast
+import importlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from shared import AVX2_KERNELS, has_avx2
+from shared.params import StageParams
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+STAGES = ROOT / "stages"
+SHARED = STAGES / "shared"
+EVALUATOR = SHARED / "coreml_reference"  # one part, listed as a folder
+PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+
+
+def expanded() -> dict[str, dict[str, Any]]:
+    """Every stage by name; of a `foreach` stage the template, with its item left as it is written."""
+    return {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
+
+
+EXPANDED = expanded()
+every_stage = pytest.mark.parametrize("name", EXPANDED)
+
+
+def paths_of(stage: dict[str, Any], *kinds: str) -> list[str]:
+    """The paths that a stage lists under these keys, without their options."""
+    entries = [entry for kind in kinds for entry in stage.get(kind, [])]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def imported(file: Path) -> set[Path]:
+    """The files of `shared` that a file imports itself, inside functions too, but not for its annotations alone."""
+    modules: set[str] = set()
+    module_tree = tree(file)
+    for node in ast.walk(module_tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(module_tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            modules |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    found = set()
+    for module in modules:
+        names = module.split(".")
+        if names[0] == "shared":
+            paths = [STAGES.joinpath(*names[:depth]) for depth in range(1, len(names) + 1)]
+            found |= {file for path in paths for file in (path.with_suffix(".py"), path / "__init__.py")}
+    return {file for file in found if file.is_file()}
+
+
+def dependencies(script: Path) -> set[str]:
+    """The script, every file of `shared` that it reaches, and the other files of `shared` that those name."""
+    reached, waiting = set(), {script}
+    while waiting:
+        file = waiting.pop()
+        reached.add(file)
+        waiting |= imported(file) - reached
+        if EVALUATOR in file.parents:
+            waiting |= set(EVALUATOR.rglob("*.py")) - reached
+    names = {node.value for file in reached for node in ast.walk(tree(file)) if isinstance(node, ast.Constant)}
+    reached |= {file for file in SHARED.iterdir() if file.is_file() and file.suffix != ".py" and file.name in names}
+    return {str((EVALUATOR if EVALUATOR in file.parents else file).relative_to(ROOT)) for file in reached}
+
+
+def sections(script: Path) -> dict[str, str]:
+    """The sections of params.yaml that a script reads, and the name of the class that validates each."""
+    found = {}
+    for node in ast.walk(tree(script)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "read_params":
+            section, model = node.args
+            assert isinstance(section, ast.Constant)
+            assert isinstance(model, ast.Name)
+            found[str(section.value)] = model.id
+    return found
+
+
+def declared_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """How many inputs and outputs a script asks for on its command line."""
+
+    class Asked(Exception):  # noqa: N818 - no error
+        pass
+
+    def ask(description: str, inputs: dict[str, str], outputs: dict[str, str]) -> argparse.Namespace:
+        raise Asked(len(inputs), len(outputs))
+
+    module = importlib.import_module(name)
+    monkeypatch.setattr(module, "parse_args", ask)
+    with pytest.raises(Asked) as asked:
+        module.main()
+    inputs, outputs = asked.value.args
+    return inputs, outputs
+
+
+def test_every_script_is_a_stage_and_every_stage_a_script() -> None:
+    assert {file.stem for file in STAGES.glob("*.py")} == set(EXPANDED)
+
+
+@every_stage
+def test_the_command_runs_the_stage_s_own_script_on_its_inputs_and_outputs(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = EXPANDED[name]
+    python, script, *arguments = stage["cmd"].split()
+    assert (python, script) == ("python", f"stages/{name}.py")
+    inputs, outputs = declared_arguments(name, monkeypatch)
+    assert len(arguments) == inputs + outputs
+    assert set(arguments[:inputs]) == {path for path in paths_of(stage, "deps") if not path.startswith("stages/")}
+    assert set(arguments[inputs:]) == set(paths_of(stage, "outs", "metrics", "plots"))
+
+
+@every_stage
+def test_deps_are_the_script_and_every_shared_file_that_it_reaches(name: str) -> None:
+    listed = [path for path in paths_of(EXPANDED[name], "deps") if path.startswith("stages/")]
+    assert sorted(listed) == sorted(dependencies(STAGES / f"{name}.py"))
+
+
+def test_imports_inside_functions_and_files_named_by_a_stage_count_as_dependencies() -> None:
+    assert {"stages/shared/model.py", "stages/shared/coreml_reference"} <= dependencies(STAGES / "predict.py")
+    assert "stages/shared/report.html.jinja" in dependencies(STAGES / "report.py")
+
+
+@every_stage
+def test_params_are_the_sections_that_the_script_reads(name: str) -> None:
+    assert sorted(EXPANDED[name].get("params", [])) == sorted(sections(STAGES / f"{name}.py"))
+
+
+def test_every_section_and_key_of_params_yaml_is_read_and_nothing_else_is() -> None:
+    read: dict[str, list[str]] = {}
+    for name in EXPANDED:
+        for section, model_name in sections(STAGES / f"{name}.py").items():
+            model = getattr(importlib.import_module(name), model_name)
+            assert issubclass(model, StageParams)
+            read[section] = list(model.model_fields)
+    assert {section: list(keys) for section, keys in PARAMS.items()} == read
+
+
+def test_every_key_has_no_default_in_code() -> None:
+    """Each value lives in params.yaml alone."""
+    for name in EXPANDED:
+        for model_name in sections(STAGES / f"{name}.py").values():
+            model: type[StageParams] = getattr(importlib.import_module(name), model_name)
+            assert all(field.is_required() for field in model.model_fields.values())
+
+
+def test_every_model_is_a_dvc_artifact() -> None:
+    models = [out for stage in EXPANDED.values() for out in paths_of(stage, "outs") if out.startswith("models/")]
+    assert sorted(artifact["path"] for artifact in PIPELINE["artifacts"].values()) == sorted(models)
+
+
+def test_every_plot_and_metric_is_an_output() -> None:
+    outputs = {path for stage in EXPANDED.values() for path in paths_of(stage, "outs", "metrics")}
+    plotted = {file for plot in PIPELINE["plots"] for entry in plot.values() for axis in "xy" for file in entry[axis]}
+    assert plotted <= outputs
+
+
+@every_stage
+def test_no_script_shadows_a_library(name: str) -> None:
+    """Its folder is the first on the import path of every stage."""
+    assert name not in sys.stdlib_module_names
+    assert name not in importlib.metadata.packages_distributions()
+
+
+@every_stage
+def test_shared_is_imported_before_any_library(name: str) -> None:
+    """Importing it pins the numeric kernels, which the libraries choose when they load."""
+    for node in tree(STAGES / f"{name}.py").body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name) or ""
+            if module.split(".")[0] not in sys.stdlib_module_names:
+                assert module.split(".")[0] == "shared"
+                return
+    pytest.fail("imports nothing of `shared`")
+
+
+def test_the_kernels_are_pinned_when_torch_and_numpy_load() -> None:
+    script = """
+import os, sys
+class Watch:
+    seen = {}
+    def find_spec(self, name, path=None, target=None):
+        if name in ("numpy", "torch") and name not in self.seen:
+            self.seen[name] = {variable: os.environ.get(variable) for variable in sys.argv[1:]}
+sys.meta_path.insert(0, Watch())
+import train
+print(Watch.seen)
+"""
+    environment = {key: value for key, value in os.environ.items() if key not in AVX2_KERNELS}
+    printed = subprocess.run(
+        [sys.executable, "-c", script, *AVX2_KERNELS],
+        env=environment | {"PYTHONPATH": str(STAGES)}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    expected = AVX2_KERNELS if has_avx2() else dict.fromkeys(AVX2_KERNELS)
+    assert ast.literal_eval(printed) == {"numpy": expected, "torch": expected}
