@@ -57,6 +57,7 @@ class Step:
         variables: The other arguments: name and slot, or for a tuple of values a list of slots.
         results: What comes out.
         release: The slots that nothing reads after this op.
+        unread: The slots of results that nothing reads at all.
         takes_execution: Whether the kernel asks for the running `Execution`, to run blocks.
         sized_by_values: Whether the shapes of the results can depend on the values of the function's inputs.
     """
@@ -68,6 +69,7 @@ class Step:
     variables: list[tuple[str, int | list[int]]]
     results: list[Result]
     release: list[int] = field(default_factory=list)
+    unread: set[int] = field(default_factory=set)
     takes_execution: bool = False
     sized_by_values: bool = False
 
@@ -118,10 +120,10 @@ class Interpreter:
         self.main = self._plan(program.function, list(self.inputs.values()))
 
     def run(self, inputs: dict[str, Any]) -> list[Any]:
-        """Compute the function's outputs, in order, from arrays and states by name."""
+        """Compute the function's outputs, in order, from arrays and states by name; `inputs` is emptied on the way."""
         execution = Execution(self)
         with np.errstate(all="ignore"):
-            execution.enter(self.main, [inputs[name] for name in self.inputs])
+            execution.enter(self.main, [inputs.pop(name) for name in self.inputs])
             for step in self.main.steps:
                 execution.execute(step)
             return execution.leave(self.main)
@@ -227,9 +229,10 @@ class Interpreter:
     def _find_last_uses(self, plan: Plan) -> None:
         needed = set(plan.outputs)
         for step in reversed(plan.steps):
-            touched = self._read(step) | {result.slot for result in step.results}
-            step.release = [slot for slot in touched if slot in plan.own and slot not in needed]
-            needed |= touched
+            read = self._read(step)
+            step.release = [slot for slot in read if slot in plan.own and slot not in needed]
+            step.unread = {result.slot for result in step.results} - needed
+            needed |= read
 
     def _read(self, step: Step) -> set[int]:
         slots = {slot for _, slots in step.variables for slot in _flat(slots)}
@@ -286,7 +289,7 @@ class Execution:
     def enter(self, plan: Plan, arguments: Iterable[Any]) -> None:
         """Give a block its inputs."""
         for result, value in zip(plan.inputs, arguments, strict=True):
-            self.values[result.slot] = self._accept(result, value, f"input {result.name!r}", None)
+            self.values[result.slot] = self._accept(result, value, f"input {result.name!r}")
 
     def leave(self, plan: Plan) -> list[Any]:
         """Take a block's outputs and forget the rest of its values."""
@@ -318,14 +321,19 @@ class Execution:
         outputs = list(computed) if isinstance(computed, tuple) else [computed]
         if len(outputs) != len(step.results):
             raise EvaluationError(f"{step.title}: {len(outputs)} results; the program declares {len(step.results)}")
-        for index, result in enumerate(step.results):
-            outputs[index] = values[result.slot] = self._accept(result, outputs[index], step.title, step)
+        inputs = {id(value) for argument in arguments.values() for value in _members(argument)}
+        del computed, arguments
         for slot in step.release:
             del values[slot]
+        for index, result in enumerate(step.results):
+            fresh = id(outputs[index]) not in inputs
+            outputs[index] = self._accept(result, outputs[index], step.title, step, fresh)
+            if result.slot not in step.unread:
+                values[result.slot] = outputs[index]
         return outputs
 
-    def _accept(self, result: Result, value: Any, title: str, step: Step | None) -> Any:
-        """Check a value against its declaration and round it to the declared dtype."""
+    def _accept(self, result: Result, value: Any, title: str, step: Step | None = None, fresh: bool = False) -> Any:
+        """Check a value against its declaration and round it to the declared dtype, in place if it is `fresh`."""
         if result.dtype is None or getattr(value, "is_state", False):
             return value
         array = np.asarray(value)
@@ -334,7 +342,7 @@ class Execution:
         if result.dtype.kind == "f":
             if array.dtype.kind not in "fiub":
                 raise EvaluationError(f"{title}: result {result.name!r} is {array.dtype}; declared {result.dtype}")
-            return self._rounded(array.astype(np.float64, copy=False), result.dtype, step)
+            return self._rounded(array.astype(np.float64, copy=False), result.dtype, step, fresh)
         if array.dtype == result.dtype:
             return array
         with np.errstate(all="ignore"):
@@ -343,16 +351,21 @@ class Execution:
             raise EvaluationError(f"{title}: result {result.name!r} is {array.dtype}; declared {result.dtype}")
         return cast
 
-    def _rounded(self, array: Array, dtype: np.dtype[Any], step: Step | None) -> Array:
+    def _rounded(self, array: Array, dtype: np.dtype[Any], step: Step | None, fresh: bool) -> Array:
         if self.interpreter.exact or dtype == np.float64:
             return array
         try:
             with np.errstate(over="raise"):
-                return array.astype(dtype).astype(np.float64)
+                rounded = array.astype(dtype)
         except FloatingPointError:
             if step is not None and not self.quiet:
                 self.interpreter.report(Overflow(step.operation.name, step.operation.op_type, str(dtype)))
-            return array.astype(dtype).astype(np.float64)
+            rounded = array.astype(dtype)
+        if not (fresh and array.base is None and array.flags.writeable):
+            return rounded.astype(np.float64)
+        # No second float64 array: that is what a big activation's peak memory hangs on.
+        array[...] = rounded
+        return array
 
     def _check_shape(self, result: Result, shape: tuple[int, ...], title: str) -> None:
         declared = result.shape
@@ -404,6 +417,10 @@ def _evaluate(expression: Any, symbols: tuple[Any, ...], sizes: tuple[int, ...])
 
 def _parameters(kernel: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(kernel).parameters)
+
+
+def _members(argument: Any) -> Iterable[Any]:
+    return argument if isinstance(argument, list) else (argument,)
 
 
 def _flat(slots: int | list[int]) -> list[int]:

@@ -1,5 +1,6 @@
 """Loading, predicting and the contract of inputs and outputs."""
 
+import tracemalloc
 import warnings
 
 from shared.coreml_reference import CoreMLReference, EvaluationError, InputError, PackageError, UnsupportedError
@@ -171,12 +172,32 @@ def test_values_are_freed_after_their_last_use(save_program):
 
 def test_absurd_shapes_are_refused_before_they_are_made(save_program):
     path = save_program(
-        lambda x: mb.tile(x=x, reps=[2**20, 2**20, 2**10]), (1, 1, 1), pass_pipeline=ct.PassPipeline.EMPTY
+        lambda x: mb.reduce_sum(x=mb.tile(x=x, reps=[2**20, 2**20, 2**10])),
+        (1, 1, 1),
+        pass_pipeline=ct.PassPipeline.EMPTY,
     )
     with pytest.raises(
         EvaluationError, match=r"\(tile\): declares a result of shape .* more than this machine's memory"
     ):
         CoreMLReference(path)
+
+
+def test_peak_memory_is_that_of_one_op(save_program):
+    size = 2**18
+
+    def chain(x):
+        for _ in range(5):
+            x = mb.add(x=mb.relu(x=x), y=1.0)
+        return x
+
+    model = CoreMLReference(save_program(chain, (size,), pass_pipeline=ct.PassPipeline.EMPTY))
+    x = np.ones(size, np.float32)
+    tracemalloc.start()
+    model.predict({"x": x})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # One float64 input and output; a runtime in float32 holds half of that.
+    assert peak < 1.3 * 2 * size * np.dtype(np.float64).itemsize
 
 
 def test_functions_of_one_package(classifier_fp32, tmp_path, network):
