@@ -69,8 +69,10 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
     model.input_description[names.input_name] = (
         f"float32, (batch, {config.time_steps} time steps, features: {', '.join(config.features)})"
     )
-    model.output_description[names.output_name] = f"float32, (batch, classes: {', '.join(config.classes)}), unnormalised"
-    model.user_defined_metadata.update(describe(checkpoint, names))
+    model.output_description[names.output_name] = (
+        f"float32, (batch, classes: {', '.join(config.classes)}), unnormalised"
+    )
+    model.user_defined_metadata.update(describe(names, config.classes, config.features, checkpoint.training))
     return model
 
 

@@ -46,14 +46,14 @@ def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> byte
         )
     assert program is not None
     simplify(program.model)
-    content = canonical_onnx(program.model_proto, describe(checkpoint, names))
-    check(
-        onnx.load_from_string(content), names, config.time_steps, len(config.features), len(config.classes), opset
-    )
+    content = canonical_onnx(program.model_proto, describe(names, config.classes, config.features, checkpoint.training))
+    check(onnx.load_from_string(content), names, config.time_steps, len(config.features), len(config.classes), opset)
     return content
 
 
-def check(model: onnx.ModelProto, names: ExportParams, time_steps: int, features: int, classes: int, opset: int) -> None:
+def check(
+    model: onnx.ModelProto, names: ExportParams, time_steps: int, features: int, classes: int, opset: int
+) -> None:
     """Hold the file to what was asked for.
 
     Raises:

@@ -84,18 +84,24 @@ def find_features(columns: list[str], label_column: str, path: Path) -> tuple[li
         if match:
             steps.setdefault(match[1], set()).add(int(match[2]))
         elif column != label_column:
-            raise StageError(f"{path}: column {column!r} is neither the label nor named <feature>_<step>, as in value_0")
+            raise StageError(
+                f"{path}: column {column!r} is neither the label nor named <feature>_<step>, as in value_0"
+            )
     if not steps:
         raise StageError(f"{path}: no column is named <feature>_<step>, as in value_0; found {', '.join(columns)}")
     time_steps = max(max(found) for found in steps.values()) + 1
     for feature, found in steps.items():
         if len(found) < time_steps:
             missing = min(set(range(time_steps)) - found)
-            raise StageError(f"{path}: column {feature}_{missing} is missing; every feature needs steps 0 to {time_steps - 1}")
+            raise StageError(
+                f"{path}: column {feature}_{missing} is missing; every feature needs steps 0 to {time_steps - 1}"
+            )
     return list(steps), time_steps
 
 
-def check_chunk(chunk: pd.DataFrame, value_columns: list[str], label_column: str, classes: list[str], where: str) -> None:
+def check_chunk(
+    chunk: pd.DataFrame, value_columns: list[str], label_column: str, classes: list[str], where: str
+) -> None:
     """Refuse values that are not finite numbers and labels that are no class.
 
     Raises:
@@ -109,7 +115,9 @@ def check_chunk(chunk: pd.DataFrame, value_columns: list[str], label_column: str
             index = int(bad.argmax())
             found = values.iloc[index]
             shown = "no value" if pd.isna(found) else repr(found.item() if isinstance(found, np.generic) else found)
-            raise StageError(f"{where}, row {chunk.index[index] + 1}, column {column!r}: found {shown}; expected a finite number")
+            raise StageError(
+                f"{where}, row {chunk.index[index] + 1}, column {column!r}: found {shown}; expected a finite number"
+            )
     bad = ~chunk[label_column].isin(classes).to_numpy()
     if bad.any():
         index = int(bad.argmax())
@@ -153,7 +161,9 @@ def split_rows(labels: NDArray[np.int64], params: Params, path: Path) -> dict[Sp
         StageError: The table has too few rows for the sizes asked for, or a class too few to stratify.
     """
     rows = len(labels)
-    counts = [size if isinstance(size, int) else round(size * rows) for size in (params.train_size, params.validation_size)]
+    counts = [
+        size if isinstance(size, int) else round(size * rows) for size in (params.train_size, params.validation_size)
+    ]
     if min(counts) < 1 or sum(counts) >= rows:
         raise StageError(
             f"{path}: {rows} rows are too few for prepare.train_size = {params.train_size} and "

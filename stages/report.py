@@ -11,14 +11,10 @@ from shared.stage import StageError, parse_args, run, write_bytes
 import jinja2
 import matplotlib as mpl
 import pandas as pd
-
-mpl.use("agg")
-
-import matplotlib.pyplot as plt  # noqa: E402 - after the choice of a backend without a screen
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure
 
 TEMPLATE = Path(__file__).parent / "shared" / "report.html.jinja"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -31,7 +27,8 @@ TRAIN_COLOR, VALIDATION_COLOR = "#2563eb", "#ea580c"
 
 def draw_loss(loss: pd.DataFrame) -> Figure:
     """Training and validation loss over the epochs."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     for column, label, color in (
         ("train_loss", "training", TRAIN_COLOR),
         ("validation_loss", "validation", VALIDATION_COLOR),
@@ -49,7 +46,8 @@ def draw_confusion(confusion: pd.DataFrame) -> Figure:
     counts = confusion.pivot_table(index="actual", columns="predicted", values="rows").loc[classes, classes].to_numpy()
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     size = max(4.5, 0.6 * len(classes) + 2)
-    figure, axes = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in [((i, j), counts[i, j]) for i in range(len(classes)) for j in range(len(classes))]:
         axes.text(
@@ -73,7 +71,6 @@ def to_png(figure: Figure) -> bytes:
     """The picture as PNG, without the version of the library in it."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 
@@ -89,7 +86,9 @@ def artifact_rows(evaluation: dict[str, Any], verification: dict[str, Any]) -> l
 
 def render(training: dict[str, Any], rows: list[dict[str, Any]], pictures: dict[str, bytes]) -> str:
     """The page, with its pictures inside."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     encoded = {name: base64.b64encode(content).decode() for name, content in pictures.items()}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(training=training, rows=rows, pictures=encoded)

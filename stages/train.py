@@ -1,6 +1,7 @@
 """Train the classifier: prepared sequences in; checkpoint, summary and loss curve out."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,12 +80,8 @@ def train(data: Prepared, params: Params) -> tuple[SequenceClassifier, list[Epoc
     epochs: list[Epoch] = []
     progress = tqdm(range(1, params.epochs + 1), desc="train", unit="epoch", disable=None)
     for epoch in progress:
-        if batch_size == len(labels):
-            batches = [(sequences, labels)]
-        else:
-            batches = ((sequences[rows], labels[rows]) for rows in torch.randperm(len(labels)).split(batch_size))
         train_loss = 0.0
-        for x, y in batches:
+        for x, y in shuffled_batches(sequences, labels, batch_size):
             loss = cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
@@ -96,6 +93,15 @@ def train(data: Prepared, params: Params) -> tuple[SequenceClassifier, list[Epoc
         check_finite(epoch, epochs[-1], optimizer.param_groups[0]["lr"])
         progress.set_postfix(loss=f"{train_loss:.4f}", validation=f"{epochs[-1].validation_loss:.4f}", refresh=False)
     return model.eval(), epochs
+
+
+def shuffled_batches(sequences: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Deal the rows out at random; the order within a full batch makes no difference, so that one is not copied."""
+    if batch_size == len(labels):
+        yield sequences, labels
+    else:
+        for rows in torch.randperm(len(labels)).split(batch_size):
+            yield sequences[rows], labels[rows]
 
 
 def check_finite(number: int, epoch: Epoch, learning_rate: float) -> None:
@@ -127,7 +133,8 @@ def summary(model: SequenceClassifier, epochs: list[Epoch]) -> dict[str, float]:
 def loss_table(epochs: list[Epoch]) -> str:
     """The loss curve as CSV."""
     rows = [
-        f"{number},{rounded(epoch.train_loss)},{rounded(epoch.validation_loss)}" for number, epoch in enumerate(epochs, 1)
+        f"{number},{rounded(epoch.train_loss)},{rounded(epoch.validation_loss)}"
+        for number, epoch in enumerate(epochs, 1)
     ]
     return "\n".join(["epoch,train_loss,validation_loss", *rows, ""])
 

@@ -1,4 +1,4 @@
-"""Prove that each file computes what PyTorch computes: all logits in; their differences out, and a failure past a tolerance.
+"""Prove that each file computes what PyTorch computes: all logits in; their differences out, or a failure.
 
 The checks go from the outside in: was the file executed, then its names, axes and classes, its shapes at other batch
 sizes, its values. All that is wrong is collected and written before the stage fails.
@@ -53,7 +53,9 @@ def check_shapes(found: Prediction, reference: Prediction, tolerance: float, spr
         if probe["shape"] != expected:
             problems.append(f"at batch {size} the logits have shape {probe['shape']}; expected {expected}")
         elif not probe["max_absolute_difference"] <= tolerance * spread:
-            problems.append(f"at batch {size} the logits differ by {probe['max_absolute_difference']} from the whole split's")
+            problems.append(
+                f"at batch {size} the logits differ by {probe['max_absolute_difference']} from the whole split's"
+            )
     return problems
 
 
@@ -109,15 +111,17 @@ def verify(found: Prediction, reference: Prediction, names: ExportParams, tolera
     return figures | {"problems": problems, "passed": not problems}
 
 
-def verify_all(predictions: list[Prediction], names: ExportParams, params: Params) -> dict[tuple[str, str], dict[str, Any]]:
+def verify_all(
+    predictions: list[Prediction], names: ExportParams, params: Params
+) -> dict[tuple[str, str], dict[str, Any]]:
     """Figures of every file that was executed or should have been."""
     reference = find_reference(predictions)
-    tolerances = {
+    tolerances: dict[tuple[str, str], float] = {
         (file_format, precision): tolerance
         for file_format, precisions in params.tolerance.items()
         for precision, tolerance in precisions.items()
     }
-    figures = {}
+    figures: dict[tuple[str, str], dict[str, Any]] = {}
     for found in predictions:
         key = (found.format, found.precision)
         if found is reference:

@@ -15,7 +15,9 @@ REFERENCE = ("pytorch", "fp32")
 
 def find_artifacts(folder: Path) -> dict[str, Path]:
     """Every file of a known format in a folder, by precision, sorted: a file without one in its name is fp32."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES.values() and not path.name.startswith("."))
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix in SUFFIXES.values() and not path.name.startswith(".")
+    )
     return {precision_of(path): path for path in files}
 
 

@@ -13,7 +13,6 @@ from shared.quiet import import_coremltools
 import onnx
 
 
-
 def canonical_onnx(model: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
     """Serialise an ONNX model with `metadata` as its only `metadata_props`.
 
@@ -30,7 +29,8 @@ def canonical_onnx(model: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
         del function.metadata_props[:]
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _public_version(version: str) -> str:
@@ -88,5 +88,3 @@ def canonicalize_mlpackage(package: Path) -> None:
     content = model.SerializeToString(deterministic=True)
     model_file.unlink()
     model_file.write_bytes(content)
-
-

@@ -1,14 +1,10 @@
 """What every exported file says of itself: tensor names, classes, version and training figures."""
 
 import json
-from typing import TYPE_CHECKING
 
 from shared.params import StageParams
 
 from pydantic import Field
-
-if TYPE_CHECKING:  # a stage that only needs the names does not load torch
-    from shared.model import Checkpoint
 
 
 class ExportParams(StageParams):
@@ -20,12 +16,14 @@ class ExportParams(StageParams):
     description: str = Field(min_length=1)
 
 
-def describe(checkpoint: "Checkpoint", names: ExportParams) -> dict[str, str]:
-    """The metadata of an exported file; `classes` and `training` are JSON."""
+def describe(
+    names: ExportParams, classes: list[str], features: list[str], training: dict[str, float]
+) -> dict[str, str]:
+    """The metadata of an exported file; `classes`, `features` and `training` are JSON."""
     return {
-        "classes": json.dumps(checkpoint.model.config.classes),
+        "classes": json.dumps(classes),
         "description": names.description,
-        "features": json.dumps(checkpoint.model.config.features),
-        "training": json.dumps(checkpoint.training),
+        "features": json.dumps(features),
+        "training": json.dumps(training),
         "version": names.version,
     }

@@ -20,9 +20,7 @@ def simplify(model: ir.Model) -> None:
         if node.op_type in RECURRENT_OPS:
             _drop_zero_states(node)
     RemoveUnusedNodesPass()(model)
-    onnxscript.optimizer.optimize_ir(
-        model, num_iterations=2, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT
-    )
+    onnxscript.optimizer.optimize_ir(model, num_iterations=2, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
     for node in list(model.graph):
         if node.op_type == "Gather":
             _squeeze_gather(model, node)
@@ -62,6 +60,6 @@ def _squeeze_gather(model: ir.Model, node: ir.Node) -> None:
     axes = ir.Value(name=f"{node.name}_axes", const_value=ir.tensor(np.array([axis]), name=f"{node.name}_axes"))
     model.graph.register_initializer(axes)
     squeeze = ir.node("Squeeze", [data, axes], name=f"{node.name}_squeeze")
-    squeeze.outputs[0].shape, squeeze.outputs[0].dtype = output.shape, output.dtype
+    squeeze.outputs[0].shape, squeeze.outputs[0].type = output.shape, output.type
     model.graph.insert_before(node, squeeze)
     output.replace_all_uses_with(squeeze.outputs[0])

@@ -4,10 +4,11 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from shared.stage import StageError
+
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from shared.stage import StageError
 
 PARAMS_FILE = Path("params.yaml")
 

@@ -50,6 +50,9 @@ class Runtime(Protocol):
     executor: str
     """Who computes: `pytorch`, `onnxruntime`, `coreml` or `reference`."""
 
+    version: str
+    """Which version of it; of macOS for `coreml`, of the coremltools that reads the package for `reference`."""
+
     interface: Interface
 
     def logits(self, batch: Floats) -> Floats:
@@ -68,7 +71,9 @@ def open_runtime(path: Path) -> Runtime:
         return OnnxRuntime(path)
     if path.suffix == ".mlpackage":
         return CoreMLRuntime(path) if platform.system() == "Darwin" else ReferenceRuntime(path)
-    raise StageError(f"{path}: no runtime opens {path.suffix or 'a file without a suffix'}; known: .pt, .onnx, .mlpackage")
+    raise StageError(
+        f"{path}: no runtime opens {path.suffix or 'a file without a suffix'}; known: .pt, .onnx, .mlpackage"
+    )
 
 
 def stored_classes(path: Path, metadata: dict[str, str]) -> list[str]:
@@ -165,7 +170,9 @@ class ReferenceRuntime:
             self._model = CoreMLReference(path)
         except CoreMLReferenceError as error:
             raise StageError(_naming(path, error)) from None
-        self.interface = _coreml_interface(path, self._model.inputs, self._model.outputs, self._model.user_defined_metadata)
+        self.interface = _coreml_interface(
+            path, self._model.inputs, self._model.outputs, self._model.user_defined_metadata
+        )
         self.version = version("coremltools")
 
     def logits(self, batch: Floats) -> Floats:
@@ -199,7 +206,9 @@ class CoreMLRuntime:
         return logits
 
 
-def _coreml_interface(path: Path, inputs: dict[str, Any], outputs: dict[str, Any], metadata: dict[str, str]) -> Interface:
+def _coreml_interface(
+    path: Path, inputs: dict[str, Any], outputs: dict[str, Any], metadata: dict[str, str]
+) -> Interface:
     if len(inputs) != 1 or len(outputs) != 1:
         raise StageError(f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; expected one of each")
     [source], [target] = inputs.values(), outputs.values()

@@ -9,12 +9,13 @@ more memory for a longer table.
 """
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from shared.stage import StageError, write_json
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from shared.stage import StageError, write_json
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -58,16 +59,16 @@ class Prepared:
             raise StageError(f"{schema_file}: not a readable schema: {str(error).splitlines()[0]}") from None
 
     def split(self, name: Split) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Sequences (rows, time, features) and labels (rows,) of one split, as memory maps that are safe to write to."""
+        """Sequences (rows, time, features) and labels (rows,) of one split, as memory maps safe to write to."""
         rows = self.schema.rows[name]
         shape = (rows, self.schema.time_steps, len(self.schema.features))
         return self._open(f"{name}.npy", shape, np.float32), self._open(f"{name}_labels.npy", (rows,), np.int64)
 
-    def _open(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[np.generic]:
+    def _open(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         path = self.folder / name
         try:
             # "c": changes stay in memory, and torch takes the array without a copy.
-            array: NDArray[np.generic] = np.load(path, mmap_mode="c", allow_pickle=False)
+            array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise StageError(f"{path}: not a readable array: {error}") from None
         if array.shape != shape or array.dtype != dtype:

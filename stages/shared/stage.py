@@ -36,7 +36,9 @@ def parse_args(description: str | None, inputs: dict[str, str], outputs: dict[st
     for name, meaning in inputs.items():
         path: Path = getattr(args, name)
         if not path.exists():
-            raise StageError(f"{path}: no such file or folder (expected {meaning}); `dvc repro` or `dvc pull` brings it")
+            raise StageError(
+                f"{path}: no such file or folder (expected {meaning}); `dvc repro` or `dvc pull` brings it"
+            )
     for name in outputs:
         getattr(args, name).parent.mkdir(parents=True, exist_ok=True)
     return args
