@@ -133,10 +133,38 @@ def test_one_symbol_is_one_size(save_program, monkeypatch):
     flexible = ct.TensorType("x", (ct.RangeDim(1, 100, default=1), 2), dtype=np.float32)
     path = save_program(lambda x: mb.relu(x=x), mb.TensorSpec(shape=(get_new_symbol(), 2)), inputs=[flexible])
     monkeypatch.setitem(KERNELS, "relu", lambda x: x[1:])
+    model = CoreMLReference(path)
     with pytest.raises(
-        EvaluationError, match=r"\(relu\): result '.*' has shape \(0, 2\); declared \((is\d+), 2\) with \1=1"
+        EvaluationError, match=r"\(relu\): result '.*' has shape \(4, 2\); declared \((is\d+), 2\) with \1=5"
     ):
-        CoreMLReference(path)
+        model.predict({"x": np.zeros((5, 2), np.float32)})
+
+
+def test_the_default_shape_may_contradict_sizes_that_are_only_inferred(save_program):
+    batch, length = (ct.RangeDim(1, 8, default=1) for _ in range(2))
+    inputs = [
+        ct.TensorType("query", (batch, length, 4), dtype=np.float32),
+        ct.TensorType("key", (2, 3, 4), dtype=np.float32),
+    ]
+    path = save_program(
+        lambda query, key: mb.scaled_dot_product_attention(query=query, key=key, value=key),
+        mb.TensorSpec(shape=(get_new_symbol(), get_new_symbol(), 4)),
+        mb.TensorSpec(shape=(2, 3, 4)),
+        inputs=inputs,
+        target="iOS18",
+    )
+    CoreMLReference(path)
+
+
+def test_zeros_at_the_default_shape_need_not_be_values_that_an_op_can_use(save_program):
+    path = save_program(
+        lambda x, end: mb.slice_update(x=x, update=np.ones((1, 2), np.float32), begin=[0, 0], end=end),
+        mb.TensorSpec(shape=(2, 3)),
+        mb.TensorSpec(shape=(2,), dtype=types.int32),
+        target="iOS18",
+    )
+    output = next(iter(CoreMLReference(path).predict({"x": np.zeros((2, 3)), "end": [1, 2]}).values()))
+    np.testing.assert_array_equal(output, [[1, 1, 0], [0, 0, 0]])
 
 
 def test_an_fp16_overflow_is_reported_once(save_program):
