@@ -6,6 +6,7 @@ Every file is checked before coremltools' own loader sees it, so that a damaged 
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -260,11 +261,37 @@ def _load_pymil(spec: Any, model_file: Path) -> Any:
     from coremltools.converters.mil.frontend.milproto.load import load
 
     try:
-        return load(spec, spec.specificationVersion, str(model_file.parent / "weights"))
+        with _mixed_precision_allowed():
+            return load(spec, spec.specificationVersion, str(model_file.parent / "weights"))
     except CoreMLReferenceError:
         raise
     except Exception as error:
         raise PackageError(f"{model_file}: not a valid program ({type(error).__name__}: {_one_line(error)})") from error
+
+
+@contextmanager
+def _mixed_precision_allowed() -> Iterator[None]:
+    """Let an op's inputs differ in precision while a program loads.
+
+    coremltools saves what it does not load: the `epsilon` that a half-precision `batch_norm` leaves out is stored as
+    float32, and loading then refuses the op for it. Core ML runs such programs.
+    """
+    from coremltools.converters.mil.mil.input_type import InputSpec
+
+    validate = InputSpec.validate_inputs
+
+    def validate_rest(self: Any, op_name: str, op_type: str, candidate_kvs: dict[str, Any]) -> None:
+        try:
+            validate(self, op_name, op_type, candidate_kvs)
+        except ValueError as error:
+            if "must have the same data type" not in str(error):
+                raise
+
+    InputSpec.validate_inputs = validate_rest
+    try:
+        yield
+    finally:
+        InputSpec.validate_inputs = validate
 
 
 def _one_line(error: BaseException) -> str:

@@ -182,3 +182,17 @@ def test_only_one_functions_weights_are_read(classifier_fp32):
     program = load_program(classifier_fp32)
     assert program.function_names == ("main",)
     assert program.declared_shapes["logits"] == (None, 3)
+
+
+def test_a_default_that_coremltools_saves_but_refuses_to_load(save_program):
+    """The `epsilon` left out here is stored in float32, and every other input in float16."""
+    from coremltools.converters.mil import Builder as mb  # noqa: N813
+    from coremltools.converters.mil.mil import types
+
+    statistics = np.array([1, 4], np.float16)
+    path = save_program(
+        lambda x: mb.batch_norm(x=x, mean=statistics, variance=statistics),
+        mb.TensorSpec(shape=(1, 2, 1), dtype=types.fp16),
+    )
+    (result,) = CoreMLReference(path).predict({"x": np.array([[[3], [6]]])}).values()
+    np.testing.assert_allclose(result.ravel(), [2, 1], atol=1e-3)
