@@ -5,6 +5,8 @@ See README.md beside this file.
 
 import argparse
 import collections
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -24,6 +26,9 @@ SUITES = {
     "passes": "coremltools.converters.mil.mil.passes.tests",
     "torch": "coremltools.converters.mil.frontend.torch.test",
 }
+DEFAULTS: dict[str, dict[str, Any]] = {"torch": {"precision": "fp32", "sample": 2000}}
+"""What `--suite all` chooses of a suite that is too large to run whole."""
+
 STATUSES = ("passed", "failed", "unsupported", "not executed", "skipped")
 
 Record = dict[str, Any]
@@ -31,7 +36,7 @@ Record = dict[str, Any]
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--suite", choices=[*SUITES], default="ops")
+    parser.add_argument("--suite", choices=[*SUITES, "all"], default="ops", help="all: ops, passes and 2000 of torch")
     parser.add_argument("--match", help="only cases whose id has a match of this regular expression")
     parser.add_argument("--precision", choices=["fp32", "fp16"], help="only cases of this precision")
     parser.add_argument("--sample", type=int, help="only this many random cases")
@@ -47,8 +52,6 @@ def parse_args() -> argparse.Namespace:
 
 
 def command(args: argparse.Namespace, results: Path, shard: int) -> list[str]:
-    import importlib.util
-
     package = importlib.util.find_spec("coremltools")
     assert package is not None
     assert package.origin is not None
@@ -132,17 +135,17 @@ def progress(files: list[Path], end: str = "") -> None:
     print(f"{start}{done} of {total}: {text}", end=end, file=sys.stderr, flush=True)
 
 
-def explain(cases: list[Record]) -> list[Record]:
-    """Give every failed or unsupported case its documented reason; return those without one."""
-    known = tomllib.loads((HERE / "known.toml").read_text()).get("known", [])
-    unexplained = []
+def explain(cases: list[Record]) -> None:
+    """Give every failed or unsupported case its documented reason, or None."""
+    known = tomllib.loads((HERE / "known.toml").read_text())["known"]
     for case in cases:
         if case["status"] in ("failed", "unsupported"):
-            entry = next((entry for entry in known if re.search(entry["id"], case["id"])), None)
-            case["known"] = entry["reason"] if entry else None
-            if not entry:
-                unexplained.append(case)
-    return unexplained
+            case["known"] = next((entry["reason"] for entry in known if applies(entry, case)), None)
+
+
+def applies(entry: dict[str, str], case: Record) -> bool:
+    """Tell whether an entry of known.toml is about this case, by its `id`, its `error` or both."""
+    return bool(re.search(entry.get("id", ""), case["id"]) and re.search(entry.get("error", ""), case["reason"]))
 
 
 def test_name(case: Record) -> str:
@@ -168,47 +171,75 @@ def choose_sample(cases: list[Record]) -> list[str]:
     return sorted(case["id"] for case in chosen.values())
 
 
-def tables(cases: list[Record], title: str) -> str:
-    """The run as Markdown: totals, one row per test class, and the reasons for what did not pass."""
-    by_test: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+def tables(cases: list[Record], suite: str) -> str:
+    """A suite's run as Markdown: totals, one row per test file, the ops that ran and why the others did not pass."""
+    by_file: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for case in cases:
-        by_test[test_name(case)][case["status"]] += 1
+        by_file[Path(case["id"].split("::")[0]).stem.removeprefix("test_")][case["status"]] += 1
     total = collections.Counter(case["status"] for case in cases)
+    passed = [case for case in cases if case["status"] == "passed"]
+    compared = sum(bool(case["comparisons"]) for case in passed)
+    ops = collections.Counter(op for case in passed for op in case["ops"] if op != "const")
     reasons = collections.Counter(
         (case["status"], case.get("known") or case["reason"]) for case in cases if case["status"] != "passed"
     )
-    compared = sum(bool(case.get("comparisons")) for case in cases if case["status"] == "passed")
-    ops = sorted({op for case in cases if case["status"] == "passed" for op in case["ops"]})
     text = [
-        f"## {title}",
+        f"## The {suite} tests",
         "",
-        f"{len(cases)} cases; {total['passed']} passed, of which {compared} compare values and the others shapes only.",
+        f"{len(cases)} cases. {total['passed']} passed: {compared} of them compared values, the others ran the model",
+        "and checked its outputs' names and shapes.",
         "",
-        "| test | " + " | ".join(STATUSES) + " |",
+        "| test file | " + " | ".join(STATUSES) + " |",
         "|---|" + "---:|" * len(STATUSES),
-        "| **all** | " + " | ".join(f"**{total[status]}**" for status in STATUSES) + " |",
+        *(row(file, counts) for file, counts in sorted(by_file.items())),
+        row("**all**", total),
+        "",
+        "| status | why | cases |",
+        "|---|---|---:|",
     ]
-    for test, counts in sorted(by_test.items()):
-        text.append(f"| {test} | " + " | ".join(str(counts[status] or "") for status in STATUSES) + " |")
-    text += ["", "| status | reason | cases |", "|---|---|---:|"]
     for (status, reason), count in sorted(reasons.items(), key=lambda entry: (entry[0][0], -entry[1])):
         text.append(f"| {status} | {reason.replace('|', '/')} | {count} |")
-    text += ["", f"Ops that ran in a passed case ({len(ops)}): {', '.join(ops)}.", ""]
-    return "\n".join(text)
+    listed = ", ".join(f"`{op}` {count}" for op, count in sorted(ops.items()))
+    return "\n".join(
+        [*text, "", f"Ops in the cases that passed ({len(ops)} ops, with the number of cases): {listed}.", ""]
+    )
+
+
+def row(title: str, counts: collections.Counter[str]) -> str:
+    return f"| {title} | " + " | ".join(str(counts[status] or "") for status in STATUSES) + " |"
+
+
+def introduction() -> str:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("coremltools", "torch", "numpy"))
+    return f"""# What the Core ML evaluator has been held to
+
+Written by `make apple-tests`: the tests that ship in coremltools' wheel, run with the evaluator in Core ML's place
+({versions}). `tests/apple_tests/README.md` says how, and what the columns mean.
+"""
 
 
 def main() -> None:
     args = parse_args()
-    with tempfile.TemporaryDirectory(prefix="apple-tests-") as folder:
-        cases = run(args, Path(folder))
-    unexplained = explain(cases)
+    suites = [*SUITES] if args.suite == "all" else [args.suite]
+    report = [introduction()]
+    cases: list[Record] = []
+    for suite in suites:
+        chosen = argparse.Namespace(
+            **vars(args) | {"suite": suite} | (DEFAULTS.get(suite, {}) if len(suites) > 1 else {})
+        )
+        with tempfile.TemporaryDirectory(prefix="apple-tests-") as folder:
+            of_suite = run(chosen, Path(folder))
+        explain(of_suite)
+        report.append(tables(of_suite, suite))
+        cases += of_suite
+    unexplained = [case for case in cases if "known" in case and not case["known"]]
     if args.results:
         args.results.write_text("".join(json.dumps(case) + "\n" for case in cases))
     if args.choose_sample:
         args.choose_sample.write_text("".join(f"{case_id}\n" for case_id in choose_sample(cases)))
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
-        args.report.write_text(tables(cases, args.suite))
+        args.report.write_text("\n".join(report))
     for case in unexplained:
         print(f"{case['status'].upper()} {case['id']}\n    {case['reason']}")
     counts = collections.Counter(case["status"] for case in cases)
