@@ -71,8 +71,9 @@ def main() -> None:
     _, labels = data.split("test")
     predictions = list(read_predictions(args.predictions))
     figures = {(found.format, found.precision): evaluate(found, labels, classes) for found in predictions}
+    confusion = confusion_table(find_reference(predictions), labels, classes)
     write_json(args.metrics, nest(figures))
-    write_table(args.confusion, confusion_table(find_reference(predictions), labels, classes))
+    write_table(args.confusion, confusion)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from shared.params import Size, StageParams, read_params
 from shared.sequences import SPLITS, PreparedWriter, Split
@@ -60,8 +60,10 @@ def read_chunks(path: Path, label_column: str) -> Iterator[pd.DataFrame]:
         elif path.suffix == ".csv":
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # every row longer than the header
-                # The converter keeps a class that is called "None" or "NA" from becoming a missing value.
-                yield from pd.read_csv(path, chunksize=CHUNK_ROWS, index_col=False, converters={label_column: str})
+                # Not the default's missing values: a class may be called "None" or "NA".
+                yield from pd.read_csv(
+                    path, chunksize=CHUNK_ROWS, index_col=False, keep_default_na=False, dtype={label_column: str}
+                )
         else:
             raise StageError(f"{path}: a table should be .csv or .parquet")
     except pd.errors.EmptyDataError:
@@ -109,22 +111,27 @@ def check_chunk(
     """
     for column in value_columns:
         values = chunk[column]
-        numbers = pd.to_numeric(values, errors="coerce").astype(np.float32)
+        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, and is refused below
+            numbers = pd.to_numeric(values, errors="coerce").astype(np.float32)
         bad = ~np.isfinite(numbers.to_numpy()) | (values.dtype == bool)
         if bad.any():
             index = int(bad.argmax())
-            found = values.iloc[index]
-            shown = "no value" if pd.isna(found) else repr(found.item() if isinstance(found, np.generic) else found)
             raise StageError(
-                f"{where}, row {chunk.index[index] + 1}, column {column!r}: found {shown}; expected a finite number"
+                f"{where}, row {chunk.index[index] + 1}, column {column!r}: "
+                f"found {show(values.iloc[index])}; expected a finite number"
             )
     bad = ~chunk[label_column].isin(classes).to_numpy()
     if bad.any():
         index = int(bad.argmax())
         raise StageError(
             f"{where}, row {chunk.index[index] + 1}, column {label_column!r}: "
-            f"unknown class {chunk[label_column].iloc[index]!r}; prepare.classes allows {', '.join(classes)}"
+            f"found {show(chunk[label_column].iloc[index])}; prepare.classes allows {', '.join(classes)}"
         )
+
+
+def show(value: Any) -> str:
+    """A table's value, as a message quotes it."""
+    return "no value" if pd.isna(value) or value == "" else repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def read_table(path: Path, params: Params, values_file: BinaryIO) -> tuple[NDArray[np.int64], list[str], int]:

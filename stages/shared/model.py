@@ -6,6 +6,7 @@ To bring another architecture, replace `SequenceClassifier` and `ModelConfig`: t
 
 import io
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         StageError: The file is truncated, holds more than plain data and tensors, or is of another architecture.
     """
     try:
-        content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a strange pickle: it is refused anyway
+            content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise StageError(f"{path}: not a readable checkpoint: {str(error).splitlines()[0]}") from None
+        found = str(error).partition("\n")[0] or "it ends too early"
+        raise StageError(f"{path}: not a readable checkpoint: {found}") from None
     try:
         model = SequenceClassifier(ModelConfig.model_validate(content["config"]))
         model.load_state_dict(content["state"])

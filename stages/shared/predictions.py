@@ -42,7 +42,7 @@ def read_predictions(folder: Path) -> Iterator[Prediction]:
             try:
                 record = json.loads(record_file.read_bytes())
                 logits = np.load(logits_file, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise StageError(f"{logits_file}: not a readable prediction: {error}; run `dvc repro`") from None
             yield Prediction(file_format, record_file.stem, logits, record)
 
