@@ -14,7 +14,7 @@ print(coremltools.__name__)
 """
 
 
-def test_only_the_import_is_quiet():
+def test_only_the_import_is_quiet() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "stages")}
     result = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout == "coremltools\n"

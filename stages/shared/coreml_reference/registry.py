@@ -8,7 +8,8 @@ A kernel is a plain numpy function that is called with the op's inputs by their 
 - an optional input that the program leaves out is not passed.
 
 It returns the op's output, or a tuple of outputs. The interpreter then checks every result against the shape that the
-program declares and rounds it to the declared dtype, so no kernel rounds by itself. A kernel must not modify its inputs.
+program declares and rounds it to the declared dtype, so no kernel rounds by itself. A kernel must not modify its
+inputs.
 """
 
 from collections.abc import Callable

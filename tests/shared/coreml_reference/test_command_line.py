@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from shared.coreml_reference import CoreMLReference, InputError
 from shared.coreml_reference.__main__ import main
@@ -10,16 +12,18 @@ from shared.coreml_reference.compare import compare, distance
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+Command = Callable[..., tuple[str | int | None, str, str]]
 FOLDER = Path(__file__).parents[3] / "stages/shared/coreml_reference"
 
 
 @pytest.fixture
-def command(capsys):
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Run the command line here; give its exit code, its output and its errors."""
 
-    def run(*arguments):
-        code = 0
+    def run(*arguments: object) -> tuple[str | int | None, str, str]:
+        code: str | int | None = 0
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as exit_:
@@ -30,18 +34,18 @@ def command(capsys):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("inputs") / "x.npz"
     np.savez(path, sequence=np.random.default_rng(0).random((20, 6, 1)) * 10)
     return path
 
 
 @pytest.fixture(scope="module")
-def data(inputs):
+def data(inputs: Path) -> dict[str, NDArray[Any]]:
     return dict(np.load(inputs))
 
 
-def test_it_shows_a_package(classifier_fp32):
+def test_it_shows_a_package(classifier_fp32: Path) -> None:
     result = subprocess.run([sys.executable, FOLDER, classifier_fp32], capture_output=True, text=True, check=True)
     assert result.stderr == ""
     assert "sequence: float32 (1..4096, 6, 1), default (3, 6, 1)" in result.stdout
@@ -49,7 +53,14 @@ def test_it_shows_a_package(classifier_fp32):
     assert "= linear(x=" in result.stdout
 
 
-def test_it_runs_and_compares(command, classifier_fp32, classifier_fp16, inputs, data, tmp_path):
+def test_it_runs_and_compares(
+    command: Command,
+    classifier_fp32: Path,
+    classifier_fp16: Path,
+    inputs: Path,
+    data: dict[str, NDArray[Any]],
+    tmp_path: Path,
+) -> None:
     output = tmp_path / "new" / "y.npz"
     code, _, errors = command(classifier_fp32, "--input", inputs, "--output", output)
     assert (code, errors) == (0, "")
@@ -71,26 +82,26 @@ def test_it_runs_and_compares(command, classifier_fp32, classifier_fp16, inputs,
         (["{package}", "--input", "{package}/Manifest.json"], "Manifest.json: not an .npz of plain arrays"),
     ],
 )
-def test_an_error_is_one_line(command, classifier_fp32, arguments, message):
+def test_an_error_is_one_line(command: Command, classifier_fp32: Path, arguments: list[str], message: str) -> None:
     code, text, errors = command(*(argument.format(package=classifier_fp32) for argument in arguments))
     assert (code, text, errors.count("\n")) == (1, "", 1)
     assert message.format(package=classifier_fp32) in errors
 
 
-def test_compare_needs_inputs(command, classifier_fp32):
+def test_compare_needs_inputs(command: Command, classifier_fp32: Path) -> None:
     code, _, errors = command(classifier_fp32, "--compare", "x.npz")
     assert code == 2
     assert "--output and --compare need --input" in errors
 
 
-def test_nothing_is_unpickled(command, classifier_fp32, tmp_path):
+def test_nothing_is_unpickled(command: Command, classifier_fp32: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", sequence=np.array([{}], dtype=object))
     code, _, errors = command(classifier_fp32, "--input", tmp_path / "x.npz")
     assert (code, errors.count("\n")) == (1, 1)
     assert "not an .npz of plain arrays" in errors
 
 
-def test_the_first_result_that_departs_is_found(classifier_fp32, data):
+def test_the_first_result_that_departs_is_found(classifier_fp32: Path, data: dict[str, NDArray[Any]]) -> None:
     declared, exact = CoreMLReference(classifier_fp32), CoreMLReference(classifier_fp32, compute="exact")
     results = list(compare(declared, exact, data))
     assert [result.op_type for result in results][-1] == "linear"
@@ -105,7 +116,7 @@ def test_the_first_result_that_departs_is_found(classifier_fp32, data):
     assert [(result.name, result.op_type) for result in departed] == [(hidden, "lstm")]
 
 
-def test_another_runtimes_values_must_fit(classifier_fp32, data):
+def test_another_runtimes_values_must_fit(classifier_fp32: Path, data: dict[str, NDArray[Any]]) -> None:
     declared, exact = CoreMLReference(classifier_fp32), CoreMLReference(classifier_fp32, compute="exact")
     with pytest.raises(InputError, match=r"'logits': shape \(2, 3\); the program computes \(20, 3\)"):
         list(compare(declared, exact, data, {"logits": np.zeros((2, 3))}))
@@ -124,5 +135,5 @@ def test_another_runtimes_values_must_fit(classifier_fp32, data):
         ([], [], 0),
     ],
 )
-def test_distance(found, exact, relative):
+def test_distance(found: list[float], exact: list[float], relative: float) -> None:
     assert distance(found, exact).relative == pytest.approx(relative)

@@ -1,5 +1,9 @@
 """Branches, loops, lists, states and classifiers, run from saved packages."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 from shared.coreml_reference import CoreMLReference, EvaluationError, InputError
 from shared.coreml_reference.ops.control_flow import list_gather, list_read, list_scatter, list_write, make_list
 
@@ -11,12 +15,12 @@ from coremltools.converters.mil import Builder as mb  # noqa: N813
 from coremltools.converters.mil.mil import get_new_symbol, types
 
 
-def first(outputs):
+def first(outputs: dict[str, Any]) -> Any:
     return next(iter(outputs.values()))
 
 
-def test_cond(save_program):
-    def program(x):
+def test_cond(save_program: Callable[..., Path]) -> None:
+    def program(x: Any) -> Any:
         total = mb.reduce_sum(x=x, axes=[0], keep_dims=False)
         return mb.cond(
             pred=mb.greater(x=total, y=0.0),
@@ -29,12 +33,12 @@ def test_cond(save_program):
     assert first(model.predict({"x": [-1, -2]})).tolist() == [-2, -3]
 
 
-def counting_loop(limit):
-    def program(x):
-        def condition(i, _):
+def counting_loop(limit: int) -> Callable[[Any], Any]:
+    def program(x: Any) -> Any:
+        def condition(i: Any, _: Any) -> Any:
             return mb.less(x=i, y=limit)
 
-        def body(i, total):
+        def body(i: Any, total: Any) -> Any:
             return mb.add(x=i, y=1), mb.add(x=total, y=mb.mul(x=x, y=mb.cast(x=i, dtype="fp32")))
 
         return mb.while_loop(_cond=condition, _body=body, loop_vars=(mb.const(val=0), mb.mul(x=x, y=0.0)))[1]
@@ -42,17 +46,17 @@ def counting_loop(limit):
     return program
 
 
-def test_while_loop(save_program):
+def test_while_loop(save_program: Callable[..., Path]) -> None:
     model = CoreMLReference(save_program(counting_loop(5), (2,)))
     assert first(model.predict({"x": [1, 2]})).tolist() == [10, 20]
 
 
-def test_a_loop_may_change_a_size_at_every_pass(save_program):
-    def program(x):
-        def condition(i, _):
+def test_a_loop_may_change_a_size_at_every_pass(save_program: Callable[..., Path]) -> None:
+    def program(x: Any) -> Any:
+        def condition(i: Any, _: Any) -> Any:
             return mb.less(x=i, y=3)
 
-        def body(i, grown):
+        def body(i: Any, grown: Any) -> Any:
             return mb.add(x=i, y=1), mb.concat(values=[grown, x], axis=0)
 
         return mb.while_loop(_cond=condition, _body=body, loop_vars=(mb.const(val=0), x))[1]
@@ -61,9 +65,9 @@ def test_a_loop_may_change_a_size_at_every_pass(save_program):
     assert first(model.predict({"x": [1, 2]})).tolist() == [1, 2] * 4
 
 
-def test_a_loop_that_zeros_would_never_end_still_loads(save_program):
-    def program(x):
-        def condition(y):
+def test_a_loop_that_zeros_would_never_end_still_loads(save_program: Callable[..., Path]) -> None:
+    def program(x: Any) -> Any:
+        def condition(y: Any) -> Any:
             return mb.less(x=y, y=100.0)
 
         return mb.while_loop(_cond=condition, _body=lambda y: mb.mul(x=y, y=2.0), loop_vars=(mb.squeeze(x=x),))
@@ -72,7 +76,7 @@ def test_a_loop_that_zeros_would_never_end_still_loads(save_program):
     assert first(model.predict({"x": [3]})).tolist() == [192]
 
 
-def test_a_torch_gru_is_a_loop(save_program, tmp_path):
+def test_a_torch_gru_is_a_loop(tmp_path: Path) -> None:
     torch.manual_seed(0)
     gru = torch.nn.GRU(2, 3, batch_first=True).eval()
     x = torch.rand(4, 5, 2)
@@ -90,8 +94,8 @@ def test_a_torch_gru_is_a_loop(save_program, tmp_path):
     np.testing.assert_allclose(reference.predict({"x": x})["y"], gru(x)[0].detach(), atol=1e-6)
 
 
-def test_lists(save_program):
-    def program(x):
+def test_lists(save_program: Callable[..., Path]) -> None:
+    def program(x: Any) -> Any:
         ls = mb.make_list(init_length=1, dynamic_length=True, elem_shape=(2,))
         ls = mb.list_scatter(ls=ls, indices=[0, 1, 2], value=x)
         ls = mb.list_write(ls=ls, index=1, value=mb.add(x=mb.list_read(ls=ls, index=2), y=1.0))
@@ -103,7 +107,7 @@ def test_lists(save_program):
     assert length.tolist() == [3]
 
 
-def test_lists_by_hand():
+def test_lists_by_hand() -> None:
     unknown = make_list(elem_shape=["s"], init_length=2)
     with pytest.raises(EvaluationError, match="element 1 of the list was never written"):
         list_read(list_write(unknown, 0, np.ones(3)), 1)
@@ -114,26 +118,24 @@ def test_lists_by_hand():
     assert unknown == [None, None]  # a write returns a new list
     zeros = make_list(elem_shape=[np.int32(2)], init_length=1, dtype="int32")
     grown = list_write(zeros, 2, np.ones(2, np.int32))
-    assert [element.tolist() for element in grown] == [[0, 0], [0, 0], [1, 1]]
-    assert grown[1].dtype == np.int32
+    elements = [element for element in grown if element is not None]
+    assert [element.tolist() for element in elements] == [[0, 0], [0, 0], [1, 1]]
+    assert elements[1].dtype == np.int32
 
 
 @pytest.fixture(scope="module")
-def counter(tmp_path_factory):
+def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a package whose state sums its inputs; it returns the sum before and after."""
 
-    @mb.program(
-        input_specs=[mb.TensorSpec((2,), dtype=types.fp16), mb.StateTensorSpec((2,), dtype=types.fp16)],
-        opset_version=ct.target.iOS18,
-    )
-    def program(x, total):
+    def sums(x: Any, total: Any) -> Any:
         before = mb.read_state(input=total)
         after = mb.coreml_update_state(state=total, value=mb.add(x=before, y=x))
         return mb.mul(x=before, y=np.float16(1)), mb.mul(x=after, y=np.float16(1))
 
+    specs = [mb.TensorSpec((2,), dtype=types.fp16), mb.StateTensorSpec((2,), dtype=types.fp16)]
     path = tmp_path_factory.mktemp("state") / "counter.mlpackage"
     ct.convert(
-        program,
+        mb.program(input_specs=specs, opset_version=ct.target.iOS18)(sums),
         minimum_deployment_target=ct.target.iOS18,
         skip_model_load=True,
         pass_pipeline=ct.PassPipeline.EMPTY,
@@ -141,7 +143,7 @@ def counter(tmp_path_factory):
     return path
 
 
-def test_a_state_outlives_predictions(counter):
+def test_a_state_outlives_predictions(counter: Path) -> None:
     model = CoreMLReference(counter)
     state, other = model.make_state(), model.make_state()
     for _ in range(3):
@@ -154,7 +156,7 @@ def test_a_state_outlives_predictions(counter):
     assert model.predict({"x": [1, 2]}, other).popitem()[1].tolist() == [11, 22]
 
 
-def test_states_are_checked(counter, classifier_fp32):
+def test_states_are_checked(counter: Path, classifier_fp32: Path) -> None:
     model = CoreMLReference(counter)
     with pytest.raises(InputError, match=r"has states \(total\): pass state=make_state\(\)"):
         model.predict({"x": [1, 2]})
@@ -167,7 +169,7 @@ def test_states_are_checked(counter, classifier_fp32):
 
 
 @pytest.mark.parametrize("labels", [["low", "mid", "high"], [7, 8, 9]])
-def test_a_classifier_names_the_class(labels, tmp_path):
+def test_a_classifier_names_the_class(labels: list[Any], tmp_path: Path) -> None:
     program = torch.jit.trace(torch.nn.Softmax(-1), torch.rand(1, 3))
     model = ct.convert(
         program,
@@ -183,8 +185,8 @@ def test_a_classifier_names_the_class(labels, tmp_path):
     assert probabilities == pytest.approx(dict(zip(labels, [0.2, 0.7, 0.1], strict=True)), abs=1e-6)
 
 
-def test_shapes_that_follow_from_values_are_not_checked_on_zeros(save_program):
-    def program(x):
+def test_shapes_that_follow_from_values_are_not_checked_on_zeros(save_program: Callable[..., Path]) -> None:
+    def program(x: Any) -> Any:
         found = mb.non_zero(x=x)  # on zeros, of no rows: the maximum of nothing is an error
         return mb.reduce_max(x=mb.cast(x=found, dtype="fp32"), axes=[0], keep_dims=True)
 
@@ -192,8 +194,8 @@ def test_shapes_that_follow_from_values_are_not_checked_on_zeros(save_program):
     assert first(model.predict({"x": [0, 1, 1, 0]})).tolist() == [[2]]
 
 
-def test_shapes_that_follow_from_shapes_are_checked_on_zeros(save_program):
-    def program(x):
+def test_shapes_that_follow_from_shapes_are_checked_on_zeros(save_program: Callable[..., Path]) -> None:
+    def program(x: Any) -> Any:
         zeros = mb.fill(shape=mb.mul(x=mb.shape(x=x), y=[1, 2]), value=0.0)
         return mb.concat(values=[x, zeros], axis=1)
 

@@ -10,11 +10,11 @@ RANDOM = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("mask", ["none", "boolean", "float"])
-def test_scaled_dot_product_attention(mask):
+def test_scaled_dot_product_attention(mask: str) -> None:
     query, key, value = (RANDOM.standard_normal((2, 3, *shape)) for shape in ((5, 4), (6, 4), (6, 7)))
     masks = {"none": None, "boolean": RANDOM.random((1, 5, 6)) > 0.4, "float": RANDOM.standard_normal((3, 5, 6))}
     attn_mask = masks[mask]
-    tensors = [torch.from_numpy(array) for array in (query, key, value)]
+    q, k, v = (torch.from_numpy(array) for array in (query, key, value))
     torch_mask = None if attn_mask is None else torch.from_numpy(attn_mask)
-    expected = torch.nn.functional.scaled_dot_product_attention(*tensors, torch_mask)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, torch_mask)
     np.testing.assert_allclose(scaled_dot_product_attention(query, key, value, attn_mask), expected, atol=1e-13)

@@ -1,5 +1,7 @@
 """Sampling on other grids against torch and the examples of the op's documentation."""
 
+from typing import Any
+
 from shared.coreml_reference.ops.image_resizing import (
     affine,
     crop_resize,
@@ -28,27 +30,27 @@ X = np.random.default_rng(0).standard_normal((2, 3, 5, 7))
         ("OFFSET_CORNERS", [1 / 12, 0.25, 5 / 12, 7 / 12, 0.75, 11 / 12]),
     ],
 )
-def test_the_documented_grids(mode, expected):
+def test_the_documented_grids(mode: str, expected: Any) -> None:
     np.testing.assert_allclose(resize_bilinear(np.array([[[0.0, 1.0]]]), 1, 6, mode), [[expected]], atol=1e-12)
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("STRICT_ALIGN_CORNERS", 0), ("ALIGN_CORNERS", 0.5)])
-def test_one_point_of_an_aligned_grid(mode, expected):
+def test_one_point_of_an_aligned_grid(mode: str, expected: Any) -> None:
     assert resize_bilinear(np.array([[[0.0, 1.0]]]), 1, 1, mode) == expected
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("size", [(10, 3), (5, 16), (1, 7)])
-def test_bilinear_against_torch(size, align_corners):
+def test_bilinear_against_torch(size: tuple[int, int], align_corners: bool) -> None:
     expected = torch.nn.functional.interpolate(torch.from_numpy(X), size, mode="bilinear", align_corners=align_corners)
     mode = "STRICT_ALIGN_CORNERS" if align_corners else "UNALIGN_CORNERS"
     np.testing.assert_allclose(resize_bilinear(X, *size, mode), expected, atol=1e-12)
-    scales = [(target + 0.01) / source for target, source in zip(size, X.shape[2:], strict=True)]
-    np.testing.assert_allclose(upsample_bilinear(X, *scales, align_corners), expected, atol=1e-12)
+    vertical, horizontal = ((target + 0.01) / source for target, source in zip(size, X.shape[2:], strict=True))
+    np.testing.assert_allclose(upsample_bilinear(X, vertical, horizontal, align_corners), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [(10, 3), (5, 16), (7, 11)])
-def test_nearest_against_torch(size):
+def test_nearest_against_torch(size: tuple[int, int]) -> None:
     scales = [(target + 0.01) / source for target, source in zip(size, X.shape[2:], strict=True)]
     for resized, mode in (
         (upsample_nearest_neighbor(X, *scales), "nearest"),
@@ -58,7 +60,7 @@ def test_nearest_against_torch(size):
         np.testing.assert_array_equal(resized, expected)
 
 
-def test_resize_takes_the_last_sizes_and_inherits_zeros():
+def test_resize_takes_the_last_sizes_and_inherits_zeros() -> None:
     shape = np.array([9, 0, 14])
     assert resize(X, shape, 2).shape == (2, 3, 5, 14)
     np.testing.assert_array_equal(resize(X, shape, 2, "NEAREST_NEIGHBOR"), resize_nearest_neighbor(X, 5, 14))
@@ -68,11 +70,16 @@ def test_resize_takes_the_last_sizes_and_inherits_zeros():
 IMAGE = np.arange(1.0, 17.0).reshape(1, 1, 4, 4)
 
 
-def test_crop_resize_pads_outside_the_image():
+def test_crop_resize_pads_outside_the_image() -> None:
     boxes = np.array([[0.1, 0.3, 1.3, 1.0], [0.5, 1.8, 1.0, 0.3]])
-    common = {"target_height": 2, "target_width": 2, "normalized_coordinates": True, "sampling_mode": "ALIGN_CORNERS"}
+    common: dict[str, Any] = {
+        "target_height": 2,
+        "target_width": 2,
+        "normalized_coordinates": True,
+        "sampling_mode": "ALIGN_CORNERS",
+    }
     patches = crop_resize(IMAGE, boxes=boxes, box_indices=np.array([0, 0]), pad_value=9.0, **common)
-    np.testing.assert_allclose(patches[:, 0], [[[3.1, 5.2], [9, 9]], [[9, 7.9], [9, 13.9]]])
+    np.testing.assert_allclose(patches[:, 0], [[[3.1, 5.2], [9.0, 9.0]], [[9.0, 7.9], [9.0, 13.9]]])
     roi = np.concatenate([np.zeros((2, 1)), boxes], axis=1).reshape(2, 1, 5, 1, 1)
     np.testing.assert_array_equal(crop_resize(IMAGE, roi, pad_value=9.0, **common)[:, 0], patches)
 
@@ -86,7 +93,7 @@ def test_crop_resize_pads_outside_the_image():
         ("CENTER_SIZE_WIDTH_FIRST", [1.5, 1, 1, 2]),
     ],
 )
-def test_crop_resize_reads_every_box_convention(mode, box):
+def test_crop_resize_reads_every_box_convention(mode: str, box: list[float]) -> None:
     images = np.concatenate([IMAGE, -IMAGE])
     roi = np.array(box, dtype=float).reshape(1, 1, 4, 1, 1)
     patches = crop_resize(
@@ -98,7 +105,7 @@ def test_crop_resize_reads_every_box_convention(mode, box):
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("sampling", ["bilinear", "nearest"])
 @pytest.mark.parametrize("padding", ["constant", "border", "reflection"])
-def test_resample_against_torch(sampling, padding, align_corners):
+def test_resample_against_torch(sampling: str, padding: str, align_corners: bool) -> None:
     grid = np.random.default_rng(1).uniform(-3, 3, (2, 4, 6, 2))
     torch_padding = "zeros" if padding == "constant" else padding
     expected = torch.nn.functional.grid_sample(
@@ -112,9 +119,10 @@ def test_resample_against_torch(sampling, padding, align_corners):
 
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 2)])
-def test_affine_against_torch(size):
+def test_affine_against_torch(size: tuple[int, int]) -> None:
     matrix = np.random.default_rng(2).standard_normal((2, 6))
-    grid = torch.nn.functional.affine_grid(torch.from_numpy(matrix.reshape(2, 2, 3)), (2, 3, *size), align_corners=True)
+    grid = torch.nn.functional.affine_grid(torch.from_numpy(matrix.reshape(2, 2, 3)), [2, 3, *size], align_corners=True)
     expected = torch.nn.functional.grid_sample(torch.from_numpy(X), grid, align_corners=True)
-    options = ("bilinear", "constant", np.array(0.0), "normalized_minus_one_to_one", True)
-    np.testing.assert_allclose(affine(X, matrix, *size, *options), expected, atol=1e-12)
+    mode = "normalized_minus_one_to_one"
+    sampled = affine(X, matrix, *size, "bilinear", "constant", np.array(0.0), mode, True)
+    np.testing.assert_allclose(sampled, expected, atol=1e-12)

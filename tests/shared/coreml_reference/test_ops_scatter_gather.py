@@ -1,5 +1,7 @@
 """Reading and writing at indices against torch and plain loops."""
 
+from typing import Any
+
 from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.ops.scatter_gather import (
     gather,
@@ -13,17 +15,18 @@ from shared.coreml_reference.ops.scatter_gather import (
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 3, 4, 5))
 
 
 @pytest.mark.parametrize("indices", [np.array(-1), np.array([2, 0]), np.array([[0, 1, -1]], np.int16)])
-def test_gather(indices):
+def test_gather(indices: NDArray[Any]) -> None:
     np.testing.assert_array_equal(gather(X, indices, axis=-3), X[:, indices])
 
 
-def test_gather_in_batches():
+def test_gather_in_batches() -> None:
     indices = RANDOM.integers(0, 4, (2, 3, 7))
     expected = np.stack([[X[a, b][indices[a, b]] for b in range(3)] for a in range(2)])
     np.testing.assert_array_equal(gather(X, indices, axis=2, batch_dims=2), expected)
@@ -32,13 +35,13 @@ def test_gather_in_batches():
     assert gather(X, np.array([3, 1]), axis=2, batch_dims=1).shape == (2, 3, 5)
 
 
-def test_gather_along_axis():
+def test_gather_along_axis() -> None:
     indices = RANDOM.integers(0, 4, (2, 3, 6, 5))
     expected = torch.gather(torch.from_numpy(X), 2, torch.from_numpy(indices))
     np.testing.assert_array_equal(gather_along_axis(X, indices, axis=-2), expected)
 
 
-def test_gather_nd():
+def test_gather_nd() -> None:
     indices = np.array([[[0, -1], [1, 0]]])
     np.testing.assert_array_equal(gather_nd(X, indices), X[[[0, 1]], [[2, 0]]])
     indices = np.array([[[2, 3]], [[0, 1]]])
@@ -57,7 +60,7 @@ def test_gather_nd():
         ("min", [1, 2, 30]),
     ],
 )
-def test_scatter_applies_every_update(mode, expected):
+def test_scatter_applies_every_update(mode: str, expected: list[float]) -> None:
     data, updates = np.array([1.0, 2.0, 30.0]), np.array([2.0, 10.0, 4.0])
     indices = np.array([1, 0, 1])
     # Index 1 occurs twice: 2 and 4 are applied one after the other.
@@ -67,16 +70,16 @@ def test_scatter_applies_every_update(mode, expected):
     np.testing.assert_array_equal(data, [1, 2, 30])
 
 
-def test_scatter_along_an_inner_axis():
+def test_scatter_along_an_inner_axis() -> None:
     data, updates = np.zeros((2, 3, 2)), RANDOM.standard_normal((2, 4, 2))
     indices = RANDOM.integers(0, 3, (2, 4, 2))
-    expected = torch.scatter_add(*map(torch.from_numpy, (data,)), 1, *map(torch.from_numpy, (indices, updates)))
+    expected = torch.from_numpy(data).scatter_add(1, torch.from_numpy(indices), torch.from_numpy(updates))
     np.testing.assert_allclose(scatter_along_axis(data, indices, updates, axis=-2), expected)
     expected = torch.from_numpy(data).index_add(1, torch.from_numpy(indices[0, :, 0]), torch.from_numpy(updates))
     np.testing.assert_allclose(scatter(data, indices[0, :, 0], updates, axis=1), expected)
 
 
-def test_scatter_of_slices():
+def test_scatter_of_slices() -> None:
     updates = np.ones((2, 2))
     expected = [[0, 0], [1, 1], [2, 2]]
     np.testing.assert_array_equal(
@@ -84,12 +87,12 @@ def test_scatter_of_slices():
     )
 
 
-def test_integers_divide_towards_zero():
+def test_integers_divide_towards_zero() -> None:
     np.testing.assert_array_equal(scatter(np.array([7, -7]), np.array([0, 1]), np.array([2, 2]), mode="div"), [3, -3])
 
 
 @pytest.mark.parametrize(("index", "validate"), [(3, None), (-4, None), (-1, True), (3, True), (-1, False)])
-def test_an_index_out_of_bounds_is_an_error(index, validate):
+def test_an_index_out_of_bounds_is_an_error(index: int, validate: bool | None) -> None:
     with pytest.raises(EvaluationError, match=f"index {index} is outside"):
         gather(np.zeros(3), np.array([0, index]), validate_indices=validate)
     with pytest.raises(EvaluationError, match=f"index {index} is outside"):

@@ -3,6 +3,9 @@
 import json
 import random
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from shared.coreml_reference import CoreMLReference, CoreMLReferenceError, PackageError
 from shared.coreml_reference.program import load_program
@@ -15,65 +18,65 @@ WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 
 @pytest.fixture
-def package(classifier_fp32, tmp_path):
+def package(classifier_fp32: Path, tmp_path: Path) -> Path:
     return shutil.copytree(classifier_fp32, tmp_path / "model.mlpackage")
 
 
-def refusal(package):
+def refusal(package: Path) -> str:
     with pytest.raises(PackageError) as caught:
         CoreMLReference(package)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def edit(file, change):
+def edit(file: Path, change: Callable[..., Any]) -> None:
     file.write_bytes(change(file.read_bytes()))
 
 
-def edit_manifest(package, path):
+def edit_manifest(package: Path, path: str) -> None:
     file = package / "Manifest.json"
     manifest = json.loads(file.read_text())
     manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"] = path
     file.write_text(json.dumps(manifest))
 
 
-def test_no_package(tmp_path):
+def test_no_package(tmp_path: Path) -> None:
     assert refusal(tmp_path / "nothing.mlpackage").endswith("nothing.mlpackage: no such package")
 
 
-def test_a_file(package):
+def test_a_file(package: Path) -> None:
     assert "a file; a .mlpackage is a folder" in refusal(package / MODEL)
 
 
-def test_no_manifest(package):
+def test_no_manifest(package: Path) -> None:
     (package / "Manifest.json").unlink()
     assert "no Manifest.json in it" in refusal(package)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rootModelIdentifier": "a", "itemInfoEntries": {}}', "[" * 100_000])
-def test_a_manifest_without_a_root_model(package, text):
+def test_a_manifest_without_a_root_model(package: Path, text: str) -> None:
     (package / "Manifest.json").write_text(text)
     assert "Manifest.json: does not name the root model" in refusal(package)
 
 
 @pytest.mark.parametrize("path", ["../../other/model.mlmodel", "/etc/passwd", "a/../../../b"])
-def test_a_manifest_that_points_outside(package, path):
+def test_a_manifest_that_points_outside(package: Path, path: str) -> None:
     edit_manifest(package, path)
     assert "leads out of the package" in refusal(package)
 
 
-def test_no_model_file(package):
+def test_no_model_file(package: Path) -> None:
     (package / MODEL).unlink()
     assert "model.mlmodel: missing, though the manifest names it" in refusal(package)
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9])
-def test_a_truncated_model(package, share):
+def test_a_truncated_model(package: Path, share: float) -> None:
     edit(package / MODEL, lambda content: content[: int(len(content) * share)])
     assert "model.mlmodel: " in refusal(package)
 
 
-def test_another_kind_of_model(package):
+def test_another_kind_of_model(package: Path) -> None:
     from coremltools.proto.Model_pb2 import Model
 
     spec = Model(specificationVersion=4)
@@ -82,24 +85,24 @@ def test_another_kind_of_model(package):
     assert "holds neuralNetwork; expected an mlProgram" in refusal(package)
 
 
-def test_no_weights(package):
+def test_no_weights(package: Path) -> None:
     (package / WEIGHTS).unlink()
     assert "weight.bin: missing, though the program keeps weights in it" in refusal(package)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 64, 100, 5000, -1])
-def test_truncated_weights(package, kept):
+def test_truncated_weights(package: Path, kept: int) -> None:
     edit(package / WEIGHTS, lambda content: content[:kept])
     assert "weight.bin: " in refusal(package)
 
 
 @pytest.mark.parametrize(("offset", "message"), [(4, "not a file of weights"), (64, "no weight at offset 64")])
-def test_weights_with_a_bad_magic(package, offset, message):
+def test_weights_with_a_bad_magic(package: Path, offset: int, message: str) -> None:
     edit(package / WEIGHTS, lambda content: content[:offset] + b"\x99" + content[offset + 1 :])
     assert message in refusal(package)
 
 
-def edit_operations(package, change):
+def edit_operations(package: Path, change: Callable[..., Any]) -> None:
     from coremltools.proto.Model_pb2 import Model
 
     spec = Model.FromString((package / MODEL).read_bytes())
@@ -108,8 +111,8 @@ def edit_operations(package, change):
     (package / MODEL).write_bytes(spec.SerializeToString())
 
 
-def test_a_weight_outside_the_package(package):
-    def change(operations):
+def test_a_weight_outside_the_package(package: Path) -> None:
+    def change(operations: Any) -> None:
         for operation in operations:
             operation.attributes["val"].blobFileValue.fileName = "@model_path/weights/../../secret"
 
@@ -117,12 +120,12 @@ def test_a_weight_outside_the_package(package):
     assert "a weight is in '@model_path/weights/../../secret'; expected a file in" in refusal(package)
 
 
-def test_an_unknown_op(package):
+def test_an_unknown_op(package: Path) -> None:
     edit_operations(package, lambda operations: setattr(operations[-1], "type", "teleport"))
     assert "unknown op 'teleport'" in refusal(package)
 
 
-def edit_description(package, change):
+def edit_description(package: Path, change: Callable[..., Any]) -> None:
     from coremltools.proto.Model_pb2 import Model
 
     spec = Model.FromString((package / MODEL).read_bytes())
@@ -130,29 +133,29 @@ def edit_description(package, change):
     (package / MODEL).write_bytes(spec.SerializeToString())
 
 
-def test_a_description_that_is_not_of_the_program(package):
+def test_a_description_that_is_not_of_the_program(package: Path) -> None:
     edit_description(package, lambda description: setattr(description.output[0], "name", "label"))
     assert "its description has the outputs ['label'], its program ['logits']" in refusal(package)
 
 
 @pytest.mark.parametrize("size", [-1, 2**40])
-def test_an_input_that_no_memory_can_hold(package, size):
-    def change(description):
+def test_an_input_that_no_memory_can_hold(package: Path, size: int) -> None:
+    def change(description: Any) -> None:
         description.input[0].type.multiArrayType.shape[0] = size
 
     edit_description(package, change)
     assert f"'sequence' has the shape ({size}, 6, 1), which no memory can hold" in refusal(package)
 
 
-def test_an_op_that_reads_its_own_result(package):
-    def change(operations):
+def test_an_op_that_reads_its_own_result(package: Path) -> None:
+    def change(operations: Any) -> None:
         operations[-1].inputs["x"].arguments[0].name = operations[-1].outputs[0].name
 
     edit_operations(package, change)
     assert "not a valid program (KeyError" in refusal(package)
 
 
-def test_random_damage_is_an_error_or_harmless(package):
+def test_random_damage_is_an_error_or_harmless(package: Path) -> None:
     """Flip, drop and repeat bytes anywhere in a package; whatever still loads can still be asked to predict."""
     source = random.Random(0)
     files = [package / "Manifest.json", package / MODEL, package / WEIGHTS]
@@ -178,13 +181,13 @@ def test_random_damage_is_an_error_or_harmless(package):
     assert lines == {0}
 
 
-def test_only_one_functions_weights_are_read(classifier_fp32):
+def test_only_one_functions_weights_are_read(classifier_fp32: Path) -> None:
     program = load_program(classifier_fp32)
     assert program.function_names == ("main",)
     assert program.declared_shapes["logits"] == (None, 3)
 
 
-def test_a_default_that_coremltools_saves_but_refuses_to_load(save_program):
+def test_a_default_that_coremltools_saves_but_refuses_to_load(save_program: Callable[..., Path]) -> None:
     """The `epsilon` left out here is stored in float32, and every other input in float16."""
     from coremltools.converters.mil import Builder as mb  # noqa: N813
     from coremltools.converters.mil.mil import types

@@ -2,6 +2,9 @@
 
 import tracemalloc
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from shared.coreml_reference import CoreMLReference, EvaluationError, InputError, PackageError, UnsupportedError
 from shared.coreml_reference.interpreter import Execution, Interpreter
@@ -14,20 +17,21 @@ import pytest
 import torch
 from coremltools.converters.mil import Builder as mb  # noqa: N813
 from coremltools.converters.mil.mil import get_new_symbol, types
+from numpy.typing import NDArray
 
 
-def sequences(batch):
+def sequences(batch: int) -> NDArray[Any]:
     return np.random.default_rng(0).random((batch, 6, 1), np.float32) * 10
 
 
 @pytest.mark.parametrize("batch", [1, 3, 500])
-def test_fp32_is_torch(classifier_fp32, network, batch):
+def test_fp32_is_torch(classifier_fp32: Path, network: torch.nn.Module, batch: int) -> None:
     logits = CoreMLReference(classifier_fp32).predict({"sequence": sequences(batch)})["logits"]
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, network(torch.from_numpy(sequences(batch))).detach(), atol=1e-6)
 
 
-def test_declared_precision_is_further_from_torch_than_exact(classifier_fp16, network):
+def test_declared_precision_is_further_from_torch_than_exact(classifier_fp16: Path, network: torch.nn.Module) -> None:
     inputs, expected = {"sequence": sequences(50)}, network(torch.from_numpy(sequences(50))).detach().numpy()
     declared = CoreMLReference(classifier_fp16).predict(inputs)["logits"]
     exact = CoreMLReference(classifier_fp16, compute="exact").predict(inputs)["logits"]
@@ -37,12 +41,16 @@ def test_declared_precision_is_further_from_torch_than_exact(classifier_fp16, ne
     np.testing.assert_array_equal(declared, declared.astype(np.float16))
 
 
-def test_it_describes_itself(classifier_fp32):
+def test_it_describes_itself(classifier_fp32: Path) -> None:
     model = CoreMLReference(classifier_fp32)
     sequence = model.inputs["sequence"]
     assert model.input_description == {"sequence": ""}
     assert model.output_description == {"logits": ""}
-    assert (sequence.shape, sequence.bounds, sequence.dtype) == ((3, 6, 1), ((1, 4096), (6, 6), (1, 1)), np.float32)
+    assert (sequence.shape, sequence.bounds, sequence.dtype) == (
+        (3, 6, 1),
+        ((1, 4096), (6, 6), (1, 1)),
+        np.dtype(np.float32),
+    )
     assert model.operations["lstm"] == model.operations["linear"] == 1
     assert "const" not in model.operations
     assert model.user_defined_metadata["com.github.apple.coremltools.version"] == ct.__version__
@@ -61,12 +69,12 @@ def test_it_describes_itself(classifier_fp32):
         ({"sequence": np.zeros((1, 6, 1), complex)}, "dtype complex128; expected numbers"),
     ],
 )
-def test_wrong_inputs_are_refused(classifier_fp32, inputs, message):
+def test_wrong_inputs_are_refused(classifier_fp32: Path, inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         CoreMLReference(classifier_fp32).predict(inputs)
 
 
-def test_other_numbers_are_cast_to_the_interface(classifier_fp32):
+def test_other_numbers_are_cast_to_the_interface(classifier_fp32: Path) -> None:
     model = CoreMLReference(classifier_fp32)
     whole = sequences(2).round()
     expected = model.predict({"sequence": whole})["logits"]
@@ -74,7 +82,7 @@ def test_other_numbers_are_cast_to_the_interface(classifier_fp32):
     np.testing.assert_array_equal(model.predict({"sequence": whole.tolist()})["logits"], expected)
 
 
-def test_integer_inputs_cut_fractions_as_core_ml_does(save_program):
+def test_integer_inputs_cut_fractions_as_core_ml_does(save_program: Callable[..., Path]) -> None:
     path = save_program(lambda x: mb.mul(x=x, y=2), mb.TensorSpec(shape=(2,), dtype=types.int32))
     model = CoreMLReference(path)
     (doubled,) = model.predict({"x": np.array([1.9, -2.9])}).values()
@@ -85,7 +93,7 @@ def test_integer_inputs_cut_fractions_as_core_ml_does(save_program):
             model.predict({"x": np.array([value, 0])})
 
 
-def test_enumerated_shapes(tmp_path):
+def test_enumerated_shapes(tmp_path: Path) -> None:
     shapes = ct.EnumeratedShapes([(1, 2), (3, 2)], default=(1, 2))
     program = torch.jit.trace(torch.nn.Linear(2, 1).eval(), torch.rand(1, 2))
     ct.convert(program, inputs=[ct.TensorType("x", shapes)], skip_model_load=True).save(tmp_path / "a.mlpackage")
@@ -96,7 +104,7 @@ def test_enumerated_shapes(tmp_path):
         model.predict({"x": np.zeros((2, 2))})
 
 
-def test_an_optional_input_has_a_default(tmp_path):
+def test_an_optional_input_has_a_default(tmp_path: Path) -> None:
     program = torch.jit.trace(torch.nn.ReLU(), torch.rand(2))
     inputs = [ct.TensorType("x", (2,), default_value=np.full(2, 3.0, np.float32))]
     ct.convert(program, inputs=inputs, skip_model_load=True).save(tmp_path / "a.mlpackage")
@@ -104,32 +112,32 @@ def test_an_optional_input_has_a_default(tmp_path):
     assert result.tolist() == [3, 3]
 
 
-def test_scalars_come_back_in_shape_1(save_program):
+def test_scalars_come_back_in_shape_1(save_program: Callable[..., Path]) -> None:
     path = save_program(lambda x: mb.squeeze(x=mb.reduce_sum(x=x, axes=[0], keep_dims=False)), (3,))
     (total,) = CoreMLReference(path).predict({"x": np.ones(3)}).values()
     assert total.tolist() == [3.0]
 
 
-def test_a_baked_batch_is_caught_when_it_runs(baked_classifier):
+def test_a_baked_batch_is_caught_when_it_runs(baked_classifier: Callable[..., Path]) -> None:
     model = CoreMLReference(baked_classifier(default=3))
     model.predict({"sequence": sequences(3)})
     with pytest.raises(EvaluationError, match=r"\(lstm\).*initial_h"):
         model.predict({"sequence": sequences(4)})
 
 
-def test_a_baked_batch_is_caught_on_loading_at_another_default(baked_classifier):
+def test_a_baked_batch_is_caught_on_loading_at_another_default(baked_classifier: Callable[..., Path]) -> None:
     path = baked_classifier(default=1)
     with pytest.raises(EvaluationError, match=r"at the model's default shape, op '.*' \(lstm\).*initial_h"):
         CoreMLReference(path)
 
 
-def test_the_shape_that_the_file_declares_is_held_to(classifier_fp32, monkeypatch):
+def test_the_shape_that_the_file_declares_is_held_to(classifier_fp32: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KERNELS, "linear", lambda x, weight, bias: (x @ weight.T + bias)[:, :2])
     with pytest.raises(EvaluationError, match=r"\(linear\): result 'logits' has shape \(3, 2\); declared \(.*, 3\)"):
         CoreMLReference(classifier_fp32)
 
 
-def test_one_symbol_is_one_size(save_program, monkeypatch):
+def test_one_symbol_is_one_size(save_program: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     flexible = ct.TensorType("x", (ct.RangeDim(1, 100, default=1), 2), dtype=np.float32)
     path = save_program(lambda x: mb.relu(x=x), mb.TensorSpec(shape=(get_new_symbol(), 2)), inputs=[flexible])
     monkeypatch.setitem(KERNELS, "relu", lambda x: x[1:])
@@ -140,7 +148,7 @@ def test_one_symbol_is_one_size(save_program, monkeypatch):
         model.predict({"x": np.zeros((5, 2), np.float32)})
 
 
-def test_the_default_shape_may_contradict_sizes_that_are_only_inferred(save_program):
+def test_the_default_shape_may_contradict_sizes_that_are_only_inferred(save_program: Callable[..., Path]) -> None:
     batch, length = (ct.RangeDim(1, 8, default=1) for _ in range(2))
     inputs = [
         ct.TensorType("query", (batch, length, 4), dtype=np.float32),
@@ -156,7 +164,7 @@ def test_the_default_shape_may_contradict_sizes_that_are_only_inferred(save_prog
     CoreMLReference(path)
 
 
-def test_zeros_at_the_default_shape_need_not_be_values_that_an_op_can_use(save_program):
+def test_zeros_at_the_default_shape_need_not_be_values_that_an_op_can_use(save_program: Callable[..., Path]) -> None:
     path = save_program(
         lambda x, end: mb.slice_update(x=x, update=np.ones((1, 2), np.float32), begin=[0, 0], end=end),
         mb.TensorSpec(shape=(2, 3)),
@@ -167,7 +175,7 @@ def test_zeros_at_the_default_shape_need_not_be_values_that_an_op_can_use(save_p
     np.testing.assert_array_equal(output, [[1, 1, 0], [0, 0, 0]])
 
 
-def test_an_fp16_overflow_is_reported_once(save_program):
+def test_an_fp16_overflow_is_reported_once(save_program: Callable[..., Path]) -> None:
     path = save_program(lambda x: mb.exp(x=mb.mul(x=x, y=1.0, name="m"), name="e"), (2,), precision="FLOAT16")
     model, exact = CoreMLReference(path), CoreMLReference(path, compute="exact")
     assert not model.overflows
@@ -181,8 +189,8 @@ def test_an_fp16_overflow_is_reported_once(save_program):
     assert next(iter(exact.predict({"x": np.array([20.0, 1.0])}).values()))[0] == pytest.approx(np.exp(20))
 
 
-def test_values_are_freed_after_their_last_use(save_program):
-    def chain(x):
+def test_values_are_freed_after_their_last_use(save_program: Callable[..., Path]) -> None:
+    def chain(x: Any) -> Any:
         for _ in range(6):
             x = mb.relu(x=x)
             x = mb.add(x=x, y=1.0)
@@ -198,7 +206,7 @@ def test_values_are_freed_after_their_last_use(save_program):
     assert execution.leave(interpreter.main)[0].tolist() == [6.0] * 4
 
 
-def test_absurd_shapes_are_refused_before_they_are_made(save_program):
+def test_absurd_shapes_are_refused_before_they_are_made(save_program: Callable[..., Path]) -> None:
     path = save_program(
         lambda x: mb.reduce_sum(x=mb.tile(x=x, reps=[2**20, 2**20, 2**10])),
         (1, 1, 1),
@@ -210,10 +218,10 @@ def test_absurd_shapes_are_refused_before_they_are_made(save_program):
         CoreMLReference(path)
 
 
-def test_peak_memory_is_that_of_one_op(save_program):
+def test_peak_memory_is_that_of_one_op(save_program: Callable[..., Path]) -> None:
     size = 2**18
 
-    def chain(x):
+    def chain(x: Any) -> Any:
         for _ in range(5):
             x = mb.add(x=mb.relu(x=x), y=1.0)
         return x
@@ -228,7 +236,7 @@ def test_peak_memory_is_that_of_one_op(save_program):
     assert peak < 1.3 * 2 * size * np.dtype(np.float64).itemsize
 
 
-def test_functions_of_one_package(classifier_fp32, tmp_path, network):
+def test_functions_of_one_package(classifier_fp32: Path, tmp_path: Path, network: torch.nn.Module) -> None:
     descriptor = ct.utils.MultiFunctionDescriptor()
     descriptor.add_function(str(classifier_fp32), "main", "first")
     descriptor.add_function(str(classifier_fp32), "main", "second")
@@ -243,7 +251,7 @@ def test_functions_of_one_package(classifier_fp32, tmp_path, network):
         CoreMLReference(path, function_name="third")
 
 
-def test_images_are_refused(tmp_path):
+def test_images_are_refused(tmp_path: Path) -> None:
     program = torch.jit.trace(torch.nn.ReLU(), torch.rand(1, 3, 4, 4))
     model = ct.convert(program, inputs=[ct.ImageType("photo", (1, 3, 4, 4))], skip_model_load=True)
     model.save(tmp_path / "a.mlpackage")
@@ -251,12 +259,13 @@ def test_images_are_refused(tmp_path):
         CoreMLReference(tmp_path / "a.mlpackage")
 
 
-def test_random_ops_are_refused_with_the_reason(save_program):
+def test_random_ops_are_refused_with_the_reason(save_program: Callable[..., Path]) -> None:
     path = save_program(lambda x: mb.add(x=x, y=mb.random_uniform(shape=[2], seed=1)), (2,))
     with pytest.raises(UnsupportedError, match=r"\(random_uniform\): draws random numbers"):
         CoreMLReference(path)
 
 
-def test_compute_is_one_of_two(classifier_fp32):
+def test_compute_is_one_of_two(classifier_fp32: Path) -> None:
+    compute: Any = "fast"
     with pytest.raises(ValueError, match='compute=\'fast\': expected "declared" or "exact"'):
-        CoreMLReference(classifier_fp32, compute="fast")
+        CoreMLReference(classifier_fp32, compute=compute)

@@ -1,7 +1,7 @@
 """Activations: functions of each element (some with a parameter per channel), and `softmax`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsInt
 
 from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.registry import kernel
@@ -83,7 +83,7 @@ def gelu(x: Array, mode: str = "EXACT") -> Array:
 
 
 @kernel("softmax")
-def softmax(x: Array, axis: int = -1) -> Array:
+def softmax(x: Array, axis: SupportsInt = -1) -> Array:
     """Return `exp(x) / sum(exp(x))`, the sum along `axis`; the maximum is taken off first, so nothing overflows."""
     powers: Array = np.exp(x - x.max(axis=int(axis), keepdims=True))
     powers /= powers.sum(axis=int(axis), keepdims=True)

@@ -1,6 +1,6 @@
 """Branches, loops and lists of tensors: `cond`, `while_loop`, `make_list` and `list_*`."""
 
-from typing import Any
+from typing import Any, SupportsInt
 
 from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.registry import kernel
@@ -29,7 +29,7 @@ def while_loop(loop_vars: list[Any], operation: Any, interpreter: Any) -> tuple[
 @kernel("make_list")
 def make_list(
     elem_shape: list[Any] | None = None,
-    init_length: Array | int = 1,
+    init_length: SupportsInt = 1,
     dynamic_length: bool = True,  # noqa: ARG001 (the file does not keep it: every saved list may grow)
     dtype: str = "fp32",
 ) -> list[Array | None]:
@@ -48,13 +48,13 @@ def list_length(ls: list[Array | None]) -> Array:
 
 
 @kernel("list_read")
-def list_read(ls: list[Array | None], index: Array) -> Array:
+def list_read(ls: list[Array | None], index: SupportsInt) -> Array:
     """Return `ls[index]`."""
     return _read(ls, int(index))
 
 
 @kernel("list_write")
-def list_write(ls: list[Array | None], index: Array, value: Array) -> list[Array | None]:
+def list_write(ls: list[Array | None], index: SupportsInt, value: Array) -> list[Array | None]:
     """Return the list with `ls[index] = value`; a list grows to hold the index."""
     return _written(ls, {int(index): value})
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, SupportsInt
 
 from shared.coreml_reference.errors import EvaluationError
-from shared.coreml_reference.ops.windows import output_size, paddings
+from shared.coreml_reference.ops.windows import Numbers, output_size, paddings
 from shared.coreml_reference.registry import kernel
 
 import numpy as np
@@ -23,11 +23,11 @@ def conv(
     x: Array,
     weight: Array,
     bias: Array | None = None,
-    strides: Sequence[int] | None = None,
+    strides: Numbers | None = None,
     pad_type: str = "valid",
-    pad: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    groups: int = 1,
+    pad: Numbers | None = None,
+    dilations: Numbers | None = None,
+    groups: SupportsInt = 1,
 ) -> Array:
     """Return `out[n,o,p] = bias[o] + sum over c, k of weight[o,c,k] x[n, c, p * stride + k * dilation - before]`.
 
@@ -75,11 +75,11 @@ def conv_quantized(
     quantization_type: str,
     bias: Array | None = None,
     nbits: int = 8,  # noqa: ARG001 (weights arrive unpacked, one value an element)
-    strides: Sequence[int] | None = None,
+    strides: Numbers | None = None,
     pad_type: str = "valid",
-    pad: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    groups: int = 1,
+    pad: Numbers | None = None,
+    dilations: Numbers | None = None,
+    groups: SupportsInt = 1,
 ) -> Array:
     """Return the convolution with `weight * quant_scale + quant_bias`; scale and bias are per output, or scalars."""
     if quantization_type != "linear":
@@ -93,12 +93,12 @@ def conv_transpose(
     x: Array,
     weight: Array,
     bias: Array | None = None,
-    pad: Sequence[int] | None = None,
-    output_shape: Sequence[int] | None = None,
+    pad: Numbers | None = None,
+    output_shape: Numbers | None = None,
     pad_type: str = "valid",
-    strides: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    groups: int = 1,
+    strides: Numbers | None = None,
+    dilations: Numbers | None = None,
+    groups: SupportsInt = 1,
 ) -> Array:
     """Return `out[n,o,p] = bias[o] + sum of x[n,c,q] weight[c,o,k]` over c, q, k with q * stride + k * dilation = p.
 
@@ -134,8 +134,8 @@ def conv_transpose(
 
 def _kept(
     pad_type: str,
-    pad: Sequence[int] | None,
-    output_shape: Sequence[int] | None,
+    pad: Numbers | None,
+    output_shape: Numbers | None,
     sizes: Sequence[int],
     strides: Sequence[int],
     full: Sequence[int],
@@ -155,7 +155,7 @@ def _kept(
     return [before for before, _ in cuts], counts
 
 
-def _ones_unless(given: Sequence[int] | None, rank: int) -> list[int]:
+def _ones_unless(given: Numbers | None, rank: int) -> list[int]:
     return [1] * rank if given is None else [int(value) for value in given]
 
 

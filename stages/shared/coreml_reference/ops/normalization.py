@@ -45,7 +45,7 @@ def instance_norm(
 @kernel("layer_norm")
 def layer_norm(
     x: Array,
-    axes: Sequence[int] | None = None,
+    axes: Sequence[int] | Array | None = None,
     gamma: Array | None = None,
     beta: Array | None = None,
     epsilon: Array | float = 1e-5,

@@ -4,10 +4,9 @@ A window's sum and its maximum can be taken one axis after the other, so each ax
 long, whatever the other axes are.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
-from shared.coreml_reference.ops.windows import output_size, paddings
+from shared.coreml_reference.ops.windows import Numbers, output_size, paddings
 from shared.coreml_reference.registry import kernel
 
 import numpy as np
@@ -19,10 +18,10 @@ Array = NDArray[Any]
 @kernel("avg_pool")
 def avg_pool(
     x: Array,
-    kernel_sizes: Sequence[int],
-    strides: Sequence[int] | None = None,
+    kernel_sizes: Numbers,
+    strides: Numbers | None = None,
     pad_type: str = "valid",
-    pad: Sequence[int] | None = None,
+    pad: Numbers | None = None,
     ceil_mode: bool = False,
     exclude_padding_from_average: bool = False,
 ) -> Array:
@@ -44,10 +43,10 @@ def avg_pool(
 @kernel("max_pool")
 def max_pool(
     x: Array,
-    kernel_sizes: Sequence[int],
-    strides: Sequence[int] | None = None,
+    kernel_sizes: Numbers,
+    strides: Numbers | None = None,
     pad_type: str = "valid",
-    pad: Sequence[int] | None = None,
+    pad: Numbers | None = None,
     ceil_mode: bool = False,
 ) -> Array:
     """Return the largest element of each window; padding never wins."""
@@ -58,10 +57,10 @@ def max_pool(
 @kernel("l2_pool")
 def l2_pool(
     x: Array,
-    kernel_sizes: Sequence[int],
-    strides: Sequence[int] | None = None,
+    kernel_sizes: Numbers,
+    strides: Numbers | None = None,
     pad_type: str = "valid",
-    pad: Sequence[int] | None = None,
+    pad: Numbers | None = None,
     ceil_mode: bool = False,
 ) -> Array:
     """Return the square root of each window's sum of squares."""
@@ -75,10 +74,10 @@ Axis = tuple[int, int, tuple[int, int], int]
 
 def _layout(
     x: Array,
-    kernel_sizes: Sequence[int],
-    strides: Sequence[int] | None,
+    kernel_sizes: Numbers,
+    strides: Numbers | None,
     pad_type: str,
-    pad: Sequence[int] | None,
+    pad: Numbers | None,
     ceil_mode: bool,
 ) -> list[Axis]:
     sizes = [int(size) for size in kernel_sizes]

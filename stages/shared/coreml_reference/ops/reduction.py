@@ -1,7 +1,7 @@
 """Reductions: over `axes` (all, if left out) or, for the position of an extreme, over one axis."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsInt
 
 from shared.coreml_reference.ops.elementwise import to_integer
 from shared.coreml_reference.registry import kernel
@@ -28,7 +28,7 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def _reduction(function: Callable[..., Any]) -> Callable[..., Array]:
-    def reduce(x: Array, axes: Sequence[int] | None = None, keep_dims: bool = False) -> Array:
+    def reduce(x: Array, axes: Sequence[int] | Array | None = None, keep_dims: bool = False) -> Array:
         over = None if axes is None else tuple(int(axis) for axis in axes)
         result = np.asarray(function(x, axis=over, keepdims=bool(keep_dims)))
         # The result has x's dtype: a mean of integers is cut towards zero.
@@ -42,12 +42,12 @@ for _op_type, _function in REDUCTIONS.items():
 
 
 @kernel("reduce_argmax")
-def reduce_argmax(x: Array, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Array:
+def reduce_argmax(x: Array, axis: SupportsInt = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Array:
     """Return the position of the largest element along `axis`, the first of equals."""
     return np.asarray(np.argmax(x, axis=int(axis), keepdims=bool(keep_dims))).astype(output_dtype.lower())
 
 
 @kernel("reduce_argmin")
-def reduce_argmin(x: Array, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Array:
+def reduce_argmin(x: Array, axis: SupportsInt = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Array:
     """Return the position of the smallest element along `axis`, the first of equals."""
     return np.asarray(np.argmin(x, axis=int(axis), keepdims=bool(keep_dims))).astype(output_dtype.lower())

@@ -1,6 +1,6 @@
 """Ops that build, join, order and select tensors (MIL's `tensor_operation` family)."""
 
-from typing import Any, SupportsInt
+from typing import Any, SupportsFloat, SupportsInt
 
 from shared.coreml_reference.registry import kernel
 
@@ -185,9 +185,9 @@ def _suppress(boxes: Array, scores: Array, iou_threshold: float, score_threshold
 def non_maximum_suppression(
     boxes: Array,
     scores: Array,
-    iou_threshold: Array,
+    iou_threshold: SupportsFloat,
     max_boxes: SupportsInt,
-    score_threshold: Array | None = None,
+    score_threshold: SupportsFloat | None = None,
     per_class_suppression: bool = False,
 ) -> tuple[Array, ...]:
     """Keep at most `max_boxes` boxes by falling score, none overlapping a better one by more than `iou_threshold`.

@@ -1,12 +1,18 @@
 """Where the windows of convolution and pooling lie: padding and output sizes, one spatial axis at a time."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from shared.coreml_reference.errors import EvaluationError
 
+from numpy.typing import NDArray
+
+# One number for each spatial axis, or two of padding.
+Numbers = Sequence[int] | NDArray[Any]
+
 
 def paddings(
-    pad_type: str, pad: Sequence[int] | None, sizes: Sequence[int], extents: Sequence[int], strides: Sequence[int]
+    pad_type: str, pad: Numbers | None, sizes: Sequence[int], extents: Sequence[int], strides: Sequence[int]
 ) -> list[tuple[int, int]]:
     """Return the (before, after) padding of each spatial axis; `extents` are the kernel's, with its dilation.
 
