@@ -24,6 +24,7 @@ KINDS = {
     "doubleType": "double",
     "sequenceType": "sequence",
 }
+# By the numbers that the format gives them (`ArrayDataType`).
 DTYPES: dict[int, np.dtype[Any]] = {
     65552: np.dtype(np.float16),
     65568: np.dtype(np.float32),

@@ -227,7 +227,7 @@ class Interpreter:
             constants,
             variables,
             results,
-            takes_execution="interpreter" in accepted,
+            takes_execution="execution" in accepted,
             sized_by_values=bool(sizes) or op_type in {"non_zero", "range_1d"},
         )
 
@@ -311,7 +311,7 @@ class Execution:
         for name, slots in step.variables:
             arguments[name] = [values[slot] for slot in slots] if isinstance(slots, list) else values[slots]
         if step.takes_execution:
-            arguments["interpreter"] = self
+            arguments["execution"] = self
         for result in step.results:
             self._check_size(result, step)
         try:

@@ -5,7 +5,8 @@ A kernel is a plain numpy function that is called with the op's inputs by their 
 - floating-point tensors arrive as float64 arrays (scalars as 0-d arrays), whatever precision the program declares;
 - integer and boolean tensors keep the dtype that the program declares;
 - strings arrive as `str`, tuple inputs (`concat`'s `values`) as a list of arrays, lists as `list`;
-- an optional input that the program leaves out is not passed.
+- an optional input that the program leaves out is not passed;
+- a parameter called `operation` gets coremltools' object of the op, one called `execution` what runs nested blocks.
 
 It returns the op's output, or a tuple of outputs. The interpreter then checks every result against the shape that the
 program declares and rounds it to the declared dtype, so no kernel rounds by itself. A kernel must not modify its

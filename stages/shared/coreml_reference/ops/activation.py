@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, SupportsInt
 
 from shared.coreml_reference.errors import EvaluationError
+from shared.coreml_reference.ops.broadcasting import along_axis
 from shared.coreml_reference.registry import kernel
 
 import numpy as np
@@ -26,7 +27,7 @@ OF_X: dict[str, Callable[[Array], Any]] = {
 OF_X_ALPHA: dict[str, Callable[[Array, Array], Any]] = {
     "elu": lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
     "leaky_relu": lambda x, alpha: np.where(x >= 0, x, alpha * x),
-    "prelu": lambda x, alpha: np.where(x > 0, x, _per_channel(alpha, x) * x),
+    "prelu": lambda x, alpha: np.where(x > 0, x, along_axis(alpha, x.ndim, 1) * x),
     "thresholded_relu": lambda x, alpha: np.where(x >= alpha, x, 0.0),
 }
 
@@ -36,7 +37,9 @@ OF_X_ALPHA_BETA: dict[str, Callable[[Array, Array, Array], Any]] = {
     "linear_activation": lambda x, alpha, beta: alpha * x + beta,
     "scaled_tanh": lambda x, alpha, beta: alpha * np.tanh(beta * x),
     "sigmoid_hard": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
-    "softplus_parametric": lambda x, alpha, beta: _per_channel(alpha, x) * np.logaddexp(0, _per_channel(beta, x) * x),
+    "softplus_parametric": lambda x, alpha, beta: (
+        along_axis(alpha, x.ndim, 1) * np.logaddexp(0, along_axis(beta, x.ndim, 1) * x)
+    ),
 }
 
 
@@ -58,11 +61,6 @@ for _op_type, _two in OF_X_ALPHA.items():
     kernel(_op_type)(_of_x_alpha(_two))
 for _op_type, _three in OF_X_ALPHA_BETA.items():
     kernel(_op_type)(_of_x_alpha_beta(_three))
-
-
-def _per_channel(values: Array, x: Array) -> Array:
-    """Shape a value per channel so that it broadcasts over x, (n, channels, *spatial)."""
-    return values.reshape(-1, *[1] * (x.ndim - 2))
 
 
 @kernel("gelu")

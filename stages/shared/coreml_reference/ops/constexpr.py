@@ -2,7 +2,7 @@
 
 from typing import Any, SupportsInt
 
-from shared.coreml_reference.ops.quantization import along_axis
+from shared.coreml_reference.ops.broadcasting import along_axis
 from shared.coreml_reference.registry import kernel
 
 import numpy as np

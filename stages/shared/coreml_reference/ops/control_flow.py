@@ -12,17 +12,17 @@ Array = NDArray[Any]
 
 
 @kernel("cond")
-def cond(pred: Array, operation: Any, interpreter: Any) -> tuple[Any, ...]:
+def cond(pred: Array, operation: Any, execution: Any) -> tuple[Any, ...]:
     """Run the first block if `pred` holds, else the second; return that block's outputs."""
-    return tuple(interpreter.run_block(operation.blocks[0 if pred else 1]))
+    return tuple(execution.run_block(operation.blocks[0 if pred else 1]))
 
 
 @kernel("while_loop")
-def while_loop(loop_vars: list[Any], operation: Any, interpreter: Any) -> tuple[Any, ...]:
+def while_loop(loop_vars: list[Any], operation: Any, execution: Any) -> tuple[Any, ...]:
     """Repeat `loop_vars = body(*loop_vars)` while `condition(*loop_vars)` holds; return the last `loop_vars`."""
     condition, body = operation.blocks
-    while interpreter.run_block(condition, loop_vars)[0]:
-        loop_vars = interpreter.run_block(body, loop_vars)
+    while execution.run_block(condition, loop_vars)[0]:
+        loop_vars = execution.run_block(body, loop_vars)
     return tuple(loop_vars)
 
 

@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any, SupportsInt
 
 from shared.coreml_reference.errors import EvaluationError
+from shared.coreml_reference.ops.broadcasting import along_axis
 from shared.coreml_reference.ops.windows import Numbers, output_size, paddings
 from shared.coreml_reference.registry import kernel
 
@@ -52,7 +53,7 @@ def conv(
         block = windows[index]
         patches = block.reshape(block.shape[0], groups, matrix.shape[2], -1)
         out[samples, :, rows] = (matrix @ patches).reshape(block.shape[0], -1, *block.shape[-rank:])
-    return out if bias is None else out + _channels(bias, rank)
+    return out if bias is None else out + along_axis(bias, x.ndim, 1)
 
 
 def _blocks(shape: tuple[int, ...], rank: int) -> Iterator[tuple[slice, slice]]:
@@ -84,7 +85,7 @@ def conv_quantized(
     """Return the convolution with `weight * quant_scale + quant_bias`; scale and bias are per output, or scalars."""
     if quantization_type != "linear":
         raise EvaluationError(f"quantization_type {quantization_type!r} has no input for its table: only linear works")
-    scale, offset = (np.reshape(value, (-1, *[1] * (weight.ndim - 1))) for value in (quant_scale, quant_bias))
+    scale, offset = (along_axis(value, weight.ndim, 0) for value in (quant_scale, quant_bias))
     return conv(x, weight * scale + offset, bias, strides, pad_type, pad, dilations, groups)
 
 
@@ -129,7 +130,7 @@ def conv_transpose(
         out[:, :, *reached] += (matrices[index] @ by_group).reshape(x.shape[0], outputs, *sizes)
     kept = (slice(before, before + count) for before, count in zip(befores, counts, strict=True))
     out = out[:, :, *kept]
-    return out if bias is None else out + _channels(bias, rank)
+    return out if bias is None else out + along_axis(bias, x.ndim, 1)
 
 
 def _kept(
@@ -157,8 +158,3 @@ def _kept(
 
 def _ones_unless(given: Numbers | None, rank: int) -> list[int]:
     return [1] * rank if given is None else [int(value) for value in given]
-
-
-def _channels(values: Array, rank: int) -> Array:
-    """Shape a value per channel so that it broadcasts over (n, channels, *spatial)."""
-    return values.reshape(-1, *[1] * rank)

@@ -3,6 +3,7 @@
 from typing import Any, SupportsInt
 
 from shared.coreml_reference.errors import EvaluationError
+from shared.coreml_reference.ops.broadcasting import along_axis
 from shared.coreml_reference.registry import kernel
 
 import numpy as np
@@ -45,7 +46,7 @@ def _linear(x: Array, axis: int, points: Array) -> Array:
     """`output[k] = (1 - t) * x[floor(p)] + t * x[floor(p) + 1]` along `axis`, p = points[k] and t = p - floor(p)."""
     low = np.floor(points).astype(np.int64)
     high = np.minimum(low + 1, x.shape[axis] - 1)
-    weight = (points - low).reshape((-1,) + (1,) * (-1 - axis))
+    weight = along_axis(points - low, x.ndim, axis)
     output: Array = (1 - weight) * np.take(x, low, axis) + weight * np.take(x, high, axis)
     return output
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from shared.coreml_reference.ops.broadcasting import along_axis
 from shared.coreml_reference.registry import kernel
 
 import numpy as np
@@ -21,11 +22,10 @@ def batch_norm(
     epsilon: Array | float = 1e-5,
 ) -> Array:
     """Return `gamma * (x - mean) / sqrt(variance + epsilon) + beta`, all per channel; x is (n, channels, *spatial)."""
-    per_channel = (-1, *[1] * (x.ndim - 2))
     scale = 1 / np.sqrt(variance + epsilon)
     scale = scale if gamma is None else gamma * scale
-    out = (x - mean.reshape(per_channel)) * scale.reshape(per_channel)
-    return out if beta is None else out + beta.reshape(per_channel)
+    out = (x - along_axis(mean, x.ndim, 1)) * along_axis(scale, x.ndim, 1)
+    return out if beta is None else out + along_axis(beta, x.ndim, 1)
 
 
 @kernel("instance_norm")
@@ -36,10 +36,9 @@ def instance_norm(
 
     x is (n, channels, *spatial); gamma and beta are per channel; the variance divides by the number of elements.
     """
-    per_channel = (-1, *[1] * (x.ndim - 2))
     out = _standardise(x, tuple(range(2, x.ndim)), epsilon)
-    out = out if gamma is None else out * gamma.reshape(per_channel)
-    return out if beta is None else out + beta.reshape(per_channel)
+    out = out if gamma is None else out * along_axis(gamma, x.ndim, 1)
+    return out if beta is None else out + along_axis(beta, x.ndim, 1)
 
 
 @kernel("layer_norm")

@@ -6,6 +6,7 @@ long, whatever the other axes are.
 
 from typing import Any
 
+from shared.coreml_reference.ops.broadcasting import along_axis
 from shared.coreml_reference.ops.windows import Numbers, output_size, paddings
 from shared.coreml_reference.registry import kernel
 
@@ -36,7 +37,7 @@ def avg_pool(
         start = np.arange(count) * stride - padding[0]
         end = np.minimum(start + size, x.shape[axis] + after)
         elements = end - np.maximum(start, -before)
-        out /= elements.reshape(-1, *[1] * (x.ndim - axis - 1))
+        out /= along_axis(elements, x.ndim, axis)
     return out
 
 

@@ -2,21 +2,13 @@
 
 from typing import Any, SupportsInt
 
+from shared.coreml_reference.ops.broadcasting import along_axis
 from shared.coreml_reference.registry import kernel
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-
-
-def along_axis(parameter: Array, rank: int, axis: SupportsInt | None) -> Array:
-    """A vector shaped to broadcast along `axis` of a tensor of `rank`; a scalar unchanged."""
-    if parameter.ndim == 0 or axis is None:
-        return parameter
-    shape = [1] * rank
-    shape[int(axis)] = -1
-    return parameter.reshape(shape)
 
 
 @kernel("quantize")

@@ -2,6 +2,7 @@
 
 from typing import Any, SupportsInt
 
+from shared.coreml_reference.ops.broadcasting import along_axis
 from shared.coreml_reference.registry import kernel
 
 import numpy as np
@@ -71,9 +72,9 @@ def reverse_sequence(x: Array, lengths: Array, seq_axis: SupportsInt = 0, batch_
 
     `output[b, t] = x[b, lengths[b] - 1 - t]` if `t < lengths[b]`, else `x[b, t]`; a longer length means all of them.
     """
-    time = np.moveaxis(np.arange(x.shape[int(seq_axis)]).reshape((-1,) + (1,) * (x.ndim - 1)), 0, int(seq_axis))
+    time = along_axis(np.arange(x.shape[int(seq_axis)]), x.ndim, seq_axis)
     clipped = np.minimum(lengths.astype(np.int64), x.shape[int(seq_axis)])
-    length = np.moveaxis(clipped.reshape((-1,) + (1,) * (x.ndim - 1)), 0, int(batch_axis))
+    length = along_axis(clipped, x.ndim, batch_axis)
     return np.take_along_axis(x, np.where(time < length, length - 1 - time, time), int(seq_axis))
 
 

@@ -118,16 +118,11 @@ def range_1d(end: Array, start: Array, step: Array, operation: Any = None) -> Ar
     return values
 
 
-def _order(x: Array, axis: int, ascending: bool) -> Array:
-    """The indices that sort x along `axis`; equal elements keep their order."""
-    wide = x.astype(np.int64) if x.dtype.kind in "biu" else x  # -x wraps around in an unsigned dtype
-    return np.argsort(wide if ascending else -wide, axis=axis, kind="stable")
-
-
 @kernel("argsort")
 def argsort(x: Array, axis: SupportsInt = -1, ascending: bool = False) -> Array:
     """The indices that sort x along `axis`, from the largest unless `ascending`; equal elements keep their order."""
-    return _order(x, int(axis), ascending)
+    wide = x.astype(np.int64) if x.dtype.kind in "biu" else x  # -x wraps around in an unsigned dtype
+    return np.argsort(wide if ascending else -wide, axis=int(axis), kind="stable")
 
 
 @kernel("topk")
@@ -144,7 +139,7 @@ def topk(
 
     Of equal elements the first comes first. The index output is absent when `return_indices` is false.
     """
-    order = _order(x, int(axis), ascending)
+    order = argsort(x, axis, ascending)
     count = x.shape[int(axis)] if int(k) == -1 else int(k)
     indices = np.moveaxis(np.moveaxis(order, int(axis), 0)[:count], 0, int(axis))
     values = np.take_along_axis(x, indices, int(axis))
