@@ -231,12 +231,13 @@ def main() -> None:
         )
         with tempfile.TemporaryDirectory(prefix="apple-tests-") as folder:
             of_suite = run(chosen, Path(folder))
+        if args.results:
+            with args.results.open("w" if not cases else "a") as file:
+                file.writelines(json.dumps(case) + "\n" for case in of_suite)
         explain(of_suite)
         report.append(tables(of_suite, suite))
         cases += of_suite
     unexplained = [case for case in cases if "known" in case and not case["known"]]
-    if args.results:
-        args.results.write_text("".join(json.dumps(case) + "\n" for case in cases))
     if args.choose_sample:
         args.choose_sample.write_text("".join(f"{case_id}\n" for case_id in choose_sample(cases)))
     if args.report:
