@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,13 @@ class Workspace:
         self.patch.chdir(self.folder)
         self.patch.setattr(sys, "argv", [script, *(paths or usual)])
         self.capsys.readouterr()
-        run(importlib.import_module(Path(script).stem).main)
+        with warnings.catch_warnings():
+            # As in a process of its own, where a warning is another line on stderr.
+            warnings.simplefilter("default")
+            for hidden in (DeprecationWarning, PendingDeprecationWarning, ResourceWarning, ImportWarning):
+                warnings.simplefilter("ignore", hidden)
+            warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
+            run(importlib.import_module(Path(script).stem).main)
         return self.capsys.readouterr().err
 
     def refuses(self, stage: str, *paths: str, changes: tuple[str, ...] = ()) -> str:

@@ -1,0 +1,412 @@
+"""What a user gets wrong costs one line: where it is, what was found, what is allowed. Nothing is half-written."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shared.canonical import canonical_onnx
+from shared.model import load_checkpoint, save_checkpoint
+from tests.support import ROOT, Workspace, clean_environment
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import torch
+
+CHECKPOINT = "models/pytorch/classifier.pt"
+ONNX = "models/onnx/classifier-fp32.onnx"
+FP32 = "models/coreml/classifier-fp32.mlpackage"
+FP16 = "models/coreml/classifier-fp16.mlpackage"
+
+
+# --- params.yaml ---
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "message"),
+    [
+        ("train", "train.learning_rat", 0.1, "unknown key train.learning_rat (did you mean 'learning_rate'?); allowed"),
+        ("train", "train.epochs", "many", "train.epochs = 'many': input should be a valid integer"),
+        ("train", "train.epochs", 3.5, "train.epochs = 3.5: input should be a valid integer"),
+        ("train", "train.epochs", True, "train.epochs = True: input should be a valid integer"),
+        ("train", "train.hidden_size", 0, "train.hidden_size = 0: input should be greater than 0"),
+        ("train", "train.learning_rate", float("nan"), "train.learning_rate = nan: input should be"),
+        ("train", "train.schedule", "linear", "train.schedule = 'linear': input should be 'constant' or 'cosine'"),
+        ("generate", "generate.seed", -1, "generate.seed = -1: input should be greater than or equal to 0"),
+        ("prepare", "prepare.train_size", 1.5, "prepare.train_size = 1.5: should be a number of rows (an int"),
+        ("prepare", "prepare.classes", [0, 0], "prepare.classes = [0, 0]: every class should be named once"),
+        ("export_onnx", "export.input_name", "a b", "export.input_name = 'a b': string should match pattern"),
+        ("export_onnx", "export_onnx.opset", 9, "export_onnx.opset = 9: input should be greater than or equal to 18"),
+        ("export_coreml", "export_coreml.deployment_target", "iOS12", "'iOS15', 'iOS16', 'iOS17' or 'iOS18'"),
+        ("export_coreml", "export_coreml.default_batch", 65, "default_batch should be at most largest_batch (64)"),
+        ("predict@onnx", "predict.probe_batches", [], "predict.probe_batches = []: list should have at least 1 item"),
+        ("verify", "verify.tolerance.onnx.fp32", -1.0, "tolerance.onnx.fp32 = -1.0: input should be greater than 0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_what_is_allowed(
+    workspace: Workspace, stage: str, key: str, value: Any, message: str
+) -> None:
+    workspace.set(key, value)
+    error = workspace.refuses(stage)
+    assert error.startswith("params.yaml: ")
+    assert message in error
+
+
+def replace_text(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  epochs: 20\n", "", "params.yaml: key train.epochs is missing"),
+        (
+            "train:\n",
+            "trian:\n",
+            "params.yaml: section 'train' is missing (did you mean 'trian'?); found ['gen",
+        ),
+        ("train:\n", "train: [\n", "params.yaml: not valid YAML: "),
+    ],
+)
+def test_a_missing_key_or_section_is_named(workspace: Workspace, old: str, new: str, message: str) -> None:
+    replace_text(workspace.folder / "params.yaml", old, new)
+    assert workspace.refuses("train").startswith(message)
+
+
+def test_without_params_yaml(workspace: Workspace) -> None:
+    (workspace.folder / "params.yaml").unlink()
+    assert workspace.refuses("train") == "params.yaml: no such file; run from the project's folder"
+
+
+def test_an_exponent_without_a_point_is_a_number(workspace: Workspace) -> None:
+    """YAML 1.1, which many readers still speak, takes `1e-3` for a string."""
+    before = workspace.files()
+    replace_text(workspace.folder / "params.yaml", "learning_rate: 0.001", "learning_rate: 1e-3")
+    workspace.call("train")
+    changed = {name for name, content in workspace.files().items() if before.get(name) != content}
+    assert changed == {"params.yaml"}
+
+
+# --- the table ---
+
+HEADER = "value_0,value_1,label"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "the table is empty"),
+        ("label,value_0,value_1\n", "the table has no rows"),
+        (f"{HEADER}\n1,2,0\n1,2\n", "row 2, column 'label': found no value; prepare.classes allows 0, 1, 2"),
+        ("label,value_0,value_1\n0,1,2\n0,1\n", "row 2, column 'value_1': found no value; expected a finite number"),
+        (f"{HEADER}\n1,2,0\n1,2,0,5\n", "not a readable table: Error tokenizing data. C error: Expected 3 fields"),
+        (f"{HEADER}\n1,2,0,5\n1,2,0,5\n", "not a readable table: Length of header or names does not match"),
+        (f"{HEADER}\n1,2,0\n1,,0\n", "row 2, column 'value_1': found no value; expected a finite number"),
+        (f"{HEADER}\n1,2,\n", "row 1, column 'label': found no value; prepare.classes allows 0, 1, 2"),
+        (f"{HEADER}\n1,2,0\n1,nan,0\n", "row 2, column 'value_1': found 'nan'; expected a finite number"),
+        (f"{HEADER}\n1,inf,0\n", "row 1, column 'value_1': found inf; expected a finite number"),
+        (f"{HEADER}\n1,1e39,0\n", "row 1, column 'value_1': found 1e+39; expected a finite number"),
+        (f"{HEADER}\n1,2,0\n1,2,0\ntwo,2,0\n", "row 3, column 'value_0': found 'two'; expected a finite number"),
+        (f"{HEADER}\n1,True,0\n", "row 1, column 'value_1': found True; expected a finite number"),
+        (f"{HEADER}\n1,2,0\n1,2,7\n", "row 2, column 'label': found '7'; prepare.classes allows 0, 1, 2"),
+        ("value_0,value_1\n1,2\n", "no label column 'label' (prepare.label_column); found value_0, value_1"),
+        ("value_0,value_2,label\n1,2,0\n", "column value_1 is missing; every feature needs steps 0 to 2"),
+        ("x_0,x_1,y_0,label\n1,2,3,0\n", "column y_1 is missing; every feature needs steps 0 to 1"),
+        ("value_0,weight,label\n1,2,0\n", "column 'weight' is neither the label nor named <feature>_<step>"),
+        ("label\n0\n", "no column is named <feature>_<step>, as in value_0; found label"),
+        (f"{HEADER}\n1,2,0\n1,2,1\n", "2 rows are too few for prepare.train_size = 200 and prepare.validation_size"),
+        (f'{HEADER}\n1,"2,0\n', "not a readable table: "),
+    ],
+)  # fmt: skip
+def test_a_wrong_table_is_refused_and_the_earlier_arrays_are_kept(
+    workspace: Workspace, content: str, message: str
+) -> None:
+    (workspace.folder / "data" / "sequences.csv").write_text(content)
+    error = workspace.refuses("prepare")
+    assert error.startswith("data/sequences.csv")
+    assert message in error
+
+
+def test_a_missing_table_is_named(workspace: Workspace) -> None:
+    (workspace.folder / "data" / "sequences.csv").unlink()
+    error = workspace.refuses("prepare")
+    assert error.startswith("data/sequences.csv: no such file or folder (expected a CSV or Parquet table)")
+
+
+def test_a_table_of_another_kind_is_refused(workspace: Workspace) -> None:
+    (workspace.folder / "data" / "sequences.xlsx").write_bytes(b"PK")
+    error = workspace.refuses("prepare", "data/sequences.xlsx", "data/prepared")
+    assert error == "data/sequences.xlsx: a table should be .csv or .parquet"
+
+
+def test_a_damaged_parquet_table_is_refused(workspace: Workspace) -> None:
+    (workspace.folder / "data" / "sequences.parquet").write_bytes(b"PAR1 and then nothing")
+    error = workspace.refuses("prepare", "data/sequences.parquet", "data/prepared")
+    assert error.startswith("data/sequences.parquet: not a readable table: ")
+
+
+def test_a_class_too_rare_to_stratify_is_refused(workspace: Workspace) -> None:
+    table = workspace.folder / "data" / "sequences.csv"
+    lines = table.read_text().splitlines()
+    kept = [line for line in lines if not line.endswith(",2")]
+    table.write_text("\n".join([*kept, "1,1,1,1,1,1,2", ""]))
+    workspace.set("prepare.stratify", True)
+    error = workspace.refuses("prepare")
+    assert error.startswith("data/sequences.csv: prepare.stratify = true: The least populated class")
+
+
+# --- training ---
+
+
+def test_a_loss_that_is_not_finite_names_the_epoch_and_the_learning_rate(workspace: Workspace) -> None:
+    workspace.set("train.learning_rate", 1e38)
+    error = workspace.refuses("train")
+    assert error.startswith("epoch 1: the validation loss is nan at learning rate 1e+38; lower train.learning_rate")
+
+
+def test_prepared_arrays_that_do_not_fit_their_schema_are_refused(workspace: Workspace) -> None:
+    prepared = workspace.folder / "data" / "prepared"
+    shutil.copy(prepared / "validation.npy", prepared / "train.npy")
+    error = workspace.refuses("train")
+    assert error.startswith("data/prepared/train.npy: found float32 (100, 6, 1); the schema says float32 (200, 6, 1)")
+
+
+def test_damaged_prepared_arrays_are_refused(workspace: Workspace) -> None:
+    truncate(workspace.folder / "data" / "prepared" / "train.npy")
+    assert workspace.refuses("train").startswith("data/prepared/train.npy: not a readable array: ")
+
+
+# --- checkpoints ---
+
+
+def truncate(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+class Malicious:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("stage", ["export_onnx", "export_coreml", "predict@pytorch"])
+def test_a_truncated_checkpoint_is_refused(workspace: Workspace, stage: str) -> None:
+    truncate(workspace.folder / CHECKPOINT)
+    assert workspace.refuses(stage).startswith(f"{CHECKPOINT}: not a readable checkpoint: ")
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_the_code_does_not_run(workspace: Workspace) -> None:
+    marker = workspace.folder.parent / "executed"
+    torch.save({"config": Malicious(marker)}, workspace.folder / CHECKPOINT)
+    assert workspace.refuses("export_onnx").startswith(f"{CHECKPOINT}: not a readable checkpoint: ")
+    assert not marker.exists()
+    with (workspace.folder / CHECKPOINT).open("rb") as file:
+        torch.load(file, weights_only=False)
+    assert marker.exists(), "the code would have run"
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", pickle.dumps({"state": 1})])
+def test_a_file_that_is_no_checkpoint_is_refused(workspace: Workspace, content: bytes) -> None:
+    (workspace.folder / CHECKPOINT).write_bytes(content)
+    assert workspace.refuses("export_onnx").startswith(f"{CHECKPOINT}: not a readable checkpoint: ")
+
+
+def altered(content: Any, key: str, value: Any) -> Any:
+    *outer, last = key.split(".")
+    part = content
+    for name in outer:
+        part = part[name]
+    part[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("config.hidden_size", 49, "Error(s) in loading state_dict"),
+        ("config.kernel_size", 3, "config.kernel_size: Extra inputs are not permitted"),
+        ("state", {}, "Missing key(s) in state_dict"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_is_refused(
+    workspace: Workspace, key: str, value: Any, message: str
+) -> None:
+    path = workspace.folder / CHECKPOINT
+    torch.save(altered(torch.load(path, weights_only=True), key, value), path)
+    error = workspace.refuses("export_onnx")
+    assert error.startswith(f"{CHECKPOINT}: a checkpoint of another architecture")
+    assert message in error
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state": {}}])
+def test_a_checkpoint_of_another_program_is_refused(workspace: Workspace, content: Any) -> None:
+    torch.save(content, workspace.folder / CHECKPOINT)
+    assert workspace.refuses("export_onnx").startswith(f"{CHECKPOINT}: a checkpoint of another architecture")
+
+
+# --- exported files ---
+
+
+def test_a_truncated_onnx_file_is_refused(workspace: Workspace) -> None:
+    truncate(workspace.folder / ONNX)
+    assert workspace.refuses("predict@onnx").startswith(f"{ONNX}: not a readable ONNX file: ")
+
+
+def test_an_onnx_file_without_its_weights_is_refused(workspace: Workspace) -> None:
+    path = workspace.folder / ONNX
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights", size_threshold=0)
+    (path.parent / "weights").unlink()
+    assert workspace.refuses("predict@onnx").startswith(f"{ONNX}: not a readable ONNX file: ")
+
+
+def test_a_format_without_files_is_refused(workspace: Workspace) -> None:
+    (workspace.folder / ONNX).unlink()
+    assert workspace.refuses("predict@onnx") == "models/onnx: no exported file in this folder"
+
+
+@pytest.mark.parametrize("part", ["Data/com.apple.CoreML/weights/weight.bin", "Data/com.apple.CoreML/model.mlmodel"])
+@pytest.mark.parametrize("damage", [truncate, Path.unlink])
+def test_a_damaged_mlpackage_is_refused(workspace: Workspace, part: str, damage: Callable[[Path], None]) -> None:
+    damage(workspace.folder / FP16 / part)
+    assert FP16 in workspace.refuses("predict@coreml")
+
+
+def test_every_damaged_file_is_named_in_one_go(workspace: Workspace) -> None:
+    for package in (FP16, FP32):
+        (workspace.folder / package / "Manifest.json").unlink()
+    error = workspace.refuses("predict@coreml")
+    assert FP16 in error
+    assert FP32 in error
+
+
+def edit_onnx(workspace: Workspace, edit: Callable[[onnx.ModelProto], None]) -> None:
+    path = workspace.folder / ONNX
+    model = onnx.load(path)
+    edit(model)
+    onnx.save(model, path)
+
+
+def scale_weights(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.01), tensor.name))
+
+
+def rename(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = "x"
+    for node in model.graph.node:
+        node.input[:] = ["x" if name == "sequence" else name for name in node.input]
+    onnx.helper.set_model_props(model, {"classes": '["a", "b", "c"]'})
+
+
+def lengthen(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
+
+
+def test_an_onnx_file_of_another_model_runs_but_is_not_verified(workspace: Workspace) -> None:
+    edit_onnx(workspace, scale_weights)
+    workspace.call("predict@onnx")
+    error = workspace.refuses("verify", changes=("metrics/verify.json",))
+    assert "onnx fp32: relative error" in error
+    assert "is above the tolerance 1e-05" in error
+    assert "coreml" not in error
+    assert json.loads((workspace.folder / "metrics" / "verify.json").read_text())["onnx"]["fp32"]["passed"] is False
+
+
+def test_a_mlpackage_of_another_model_runs_but_is_not_verified(workspace: Workspace) -> None:
+    other = load_checkpoint(workspace.folder / CHECKPOINT)
+    with torch.no_grad():
+        other.model.linear.weight *= 1.01
+    save_checkpoint(workspace.folder / "other.pt", other)
+    workspace.call("export_coreml", "other.pt", FP32, FP16)
+    workspace.call("predict@coreml")
+    error = workspace.refuses("verify", changes=("metrics/verify.json",))
+    assert "coreml fp16: relative error" in error
+    assert "coreml fp32: relative error" in error
+    assert "onnx" not in error
+
+
+def test_a_file_with_other_tensor_names_and_classes_is_not_verified(workspace: Workspace) -> None:
+    edit_onnx(workspace, rename)
+    workspace.call("predict@onnx")
+    error = workspace.refuses("verify", changes=("metrics/verify.json",))
+    assert "onnx fp32: input_name is 'x'; expected 'sequence'" in error
+    assert "onnx fp32: the stored classes are ['a', 'b', 'c']; expected ['0', '1', '2']" in error
+
+
+def test_a_file_for_longer_sequences_is_refused_with_its_axis(workspace: Workspace) -> None:
+    edit_onnx(workspace, lengthen)
+    error = workspace.refuses("predict@onnx")
+    assert error.startswith(f"{ONNX}: ")
+    assert "Got: 6 Expected: 7" in error
+
+
+def test_a_file_without_stored_classes_is_refused(workspace: Workspace) -> None:
+    path = workspace.folder / ONNX
+    path.write_bytes(canonical_onnx(onnx.load(path), {}))
+    assert workspace.refuses("predict@onnx") == f"{ONNX}: its metadata holds no list of classes"
+
+
+def test_damaged_logits_are_refused(workspace: Workspace) -> None:
+    (workspace.folder / "data/predictions/onnx/fp32.npy").write_bytes(b"")
+    for stage in ("evaluate", "verify"):
+        assert workspace.refuses(stage).startswith("data/predictions/onnx/fp32.npy: not a readable prediction: ")
+
+
+def test_without_pytorchs_logits_nothing_is_judged(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.folder / "data/predictions/pytorch")
+    for stage in ("evaluate", "verify"):
+        assert workspace.refuses(stage).startswith("PyTorch's logits are missing")
+
+
+@pytest.mark.parametrize("content", ["", "[1]"])
+def test_damaged_metrics_are_refused_by_the_report(workspace: Workspace, content: str) -> None:
+    (workspace.folder / "metrics" / "verify.json").write_text(content)
+    assert workspace.refuses("report").startswith("metrics/verify.json: ")
+
+
+# --- as a real process ---
+
+
+@pytest.mark.parametrize(
+    ("key", "arguments", "message"),
+    [
+        ("prepare.seeed", "prepare data/sequences.csv out", "prepare: error: params.yaml: unknown key prepare.seeed"),
+        ("verify.tolerance.onnx.int8", "verify data/predictions out", "verify: error: onnx int8: it was not executed"),
+        ("prepare.seed", "prepare data/none.csv out", "prepare: error: data/none.csv: no such file or folder"),
+    ],
+)
+def test_a_failing_stage_exits_with_1_and_prints_one_line(
+    workspace: Workspace, key: str, arguments: str, message: str
+) -> None:
+    workspace.set(key, 1)
+    stage, *paths = arguments.split()
+    finished = subprocess.run(
+        [sys.executable, ROOT / "stages" / f"{stage}.py", *paths],
+        cwd=workspace.folder, env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    assert finished.stderr.startswith(message)
+    assert finished.stderr.count("\n") == 1
+    assert (workspace.folder / "out").exists() == (stage == "verify"), "verify writes its findings before it fails"
+
+
+def test_parquet_gives_the_same_arrays_as_csv(workspace: Workspace) -> None:
+    data = workspace.folder / "data"
+    pd.read_csv(data / "sequences.csv").to_parquet(data / "sequences.parquet")
+    workspace.call("prepare", "data/sequences.parquet", "data/from_parquet")
+    for file in (data / "prepared").iterdir():
+        assert (data / "from_parquet" / file.name).read_bytes() == file.read_bytes()

@@ -1,0 +1,66 @@
+"""Figures of the task, against values computed by hand."""
+
+import json
+import math
+from typing import Any
+
+import evaluate
+from shared.predictions import Prediction
+from shared.stage import StageError
+from tests.support import Workspace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+# Actual classes 0 0 0 1; predicted 0 0 1 1; the third class is never seen.
+LABELS = np.array([0, 0, 0, 1])
+LOGITS = np.log([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.5, 0.25]])
+CLASSES = ["a", "b", "c"]
+
+
+def prediction(logits: Any, file_format: str = "pytorch") -> Prediction:
+    return Prediction(file_format, "fp32", np.asarray(logits, np.float32), {})
+
+
+def test_figures_are_as_computed_by_hand() -> None:
+    figures = evaluate.evaluate(prediction(LOGITS), LABELS, CLASSES)
+    assert figures["accuracy"] == 0.75
+    assert figures["recall"] == {"a": pytest.approx(2 / 3, rel=1e-5), "b": 1.0, "c": None}
+    assert figures["macro_f1"] == pytest.approx((0.8 + 2 / 3 + 0) / 3, rel=1e-5)
+    assert figures["loss"] == pytest.approx((3 * math.log(2) + math.log(4)) / 4, rel=1e-5)
+
+
+def test_the_confusion_table_holds_every_pair_once() -> None:
+    table = evaluate.confusion_table(prediction(LOGITS), LABELS, CLASSES)
+    assert table.set_index(["actual", "predicted"])["rows"].to_dict() == {
+        (actual, predicted): {("a", "a"): 2, ("a", "b"): 1, ("b", "b"): 1}.get((actual, predicted), 0)
+        for actual in CLASSES
+        for predicted in CLASSES
+    }
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (LOGITS[:3], r"pytorch fp32: logits of shape \(3, 3\); expected \(4, 3\)"),
+        (LOGITS[:, :2], r"pytorch fp32: logits of shape \(4, 2\); expected \(4, 3\)"),
+        (np.where(LOGITS < -1, np.nan, LOGITS), "pytorch fp32: some logits are not finite"),
+    ],
+)
+def test_logits_that_cannot_be_judged_are_refused(logits: Any, message: str) -> None:
+    with pytest.raises(StageError, match=message):
+        evaluate.evaluate(prediction(logits), LABELS, CLASSES)
+
+
+def test_every_file_is_judged_and_the_confusion_table_is_pytorch_s(workspace: Workspace) -> None:
+    figures = json.loads((workspace.folder / "metrics" / "evaluate.json").read_text())
+    assert {name: list(precisions) for name, precisions in figures.items()} == {
+        "pytorch": ["fp32"],
+        "onnx": ["fp32"],
+        "coreml": ["fp16", "fp32"],
+    }
+    table = pd.read_csv(workspace.folder / "metrics" / "confusion.csv")
+    right = table[table["actual"] == table["predicted"]]["rows"].sum()
+    assert table["rows"].sum() == 400
+    assert right / 400 == pytest.approx(figures["pytorch"]["fp32"]["accuracy"])

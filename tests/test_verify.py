@@ -1,0 +1,244 @@
+"""What verify lets pass, and what it catches."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import export_coreml
+import predict
+import verify
+from shared.export import ExportParams
+from shared.model import Checkpoint, SequenceClassifier, load_checkpoint
+from shared.params import read_params
+from shared.predictions import Prediction, find_reference, read_predictions
+from shared.quiet import import_coremltools
+from shared.sequences import Prepared
+from shared.stage import StageError
+from tests.support import ROOT, Workspace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+Predictions = dict[str, Prediction]
+Defaults = tuple[ExportParams, verify.Params]
+ONNX = "models/onnx/classifier-fp32.onnx"
+
+
+@pytest.fixture
+def predictions(small_run: Path) -> Predictions:
+    """Of the small run, by format and precision."""
+    return {f"{found.format}-{found.precision}": found for found in read_predictions(small_run / "data/predictions")}
+
+
+@pytest.fixture
+def defaults(monkeypatch: pytest.MonkeyPatch) -> Defaults:
+    """The committed parameters, with the default tolerances."""
+    monkeypatch.chdir(ROOT)
+    return read_params("export", ExportParams), read_params("verify", verify.Params)
+
+
+def problems(found: Prediction, predictions: Predictions, defaults: Defaults) -> list[str]:
+    names, params = defaults
+    reference = find_reference(list(predictions.values()))
+    tolerance = params.tolerance["onnx" if found.format == "onnx" else "coreml"][found.precision]
+    listed: list[str] = verify.verify(found, reference, names, tolerance)["problems"]
+    return listed
+
+
+# --- values ---
+
+
+def swap_bias_gates(model: SequenceClassifier) -> None:
+    """Give the cell gate's bias to the output gate and the other way round, as a converter might."""
+    with torch.no_grad():
+        for name, parameter in model.lstm.named_parameters():
+            if name.startswith("bias"):
+                i, f, g, o = parameter.chunk(4)
+                parameter.copy_(torch.cat([i, f, o, g]))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_swapped_bias_gate_is_caught_even_in_half_precision(
+    workspace: Workspace,
+    predictions: Predictions,
+    defaults: Defaults,
+    swapped: bool,
+) -> None:
+    checkpoint = load_checkpoint(workspace.folder / "models/pytorch/classifier.pt")
+    if swapped:
+        swap_bias_gates(checkpoint.model)
+    workspace.patch.chdir(workspace.folder)
+    params = read_params("export_coreml", export_coreml.Params)
+    package = workspace.folder / "fp16.mlpackage"
+    export_coreml.save(export_coreml.export_coreml(checkpoint, defaults[0], params, "fp16"), package)
+    sequences, _ = Prepared(workspace.folder / "data/prepared").split("test")
+    logits, record = predict.execute(package, sequences, read_params("predict", predict.Params))
+    found = problems(Prediction("coreml", "fp16", logits, record), predictions, defaults)
+    assert bool(found) == swapped
+    assert all(problem.startswith("relative error ") for problem in found)
+
+
+def test_an_error_is_measured_as_documented() -> None:
+    reference = np.array([[1, 0], [0, 2], [3, 0], [0, 0.01]], np.float32)
+    logits = reference + np.array([[0.1, 0], [0, -0.1], [0, 0], [0.1, 0]], np.float32)
+    figures = verify.compare(logits, reference, 0.1)
+    rms = np.sqrt(3 * 0.01 / 8)
+    assert figures["max_absolute_error"] == pytest.approx(0.1, rel=1e-2)
+    assert figures["mean_absolute_error"] == pytest.approx(0.3 / 8, rel=1e-2)
+    assert figures["relative_error"] == pytest.approx(rms / reference.std(), rel=1e-2)
+    assert figures["psnr_db"] == pytest.approx(20 * np.log10(3 / rms), rel=1e-2)
+    assert figures["argmax_agreement"] == 0.75
+    assert figures["flips"] == 1
+    assert figures["largest_flipped_margin"] == pytest.approx(0.01, rel=1e-2)
+    assert figures["flips_within_margin"] is True
+
+
+def test_a_flip_of_a_clear_decision_is_beyond_its_margin() -> None:
+    reference = np.array([[1, 0], [0, 2], [3, 0]], np.float32)
+    logits = np.array([[0, 1], [0, 2], [3, 0]], np.float32)
+    figures = verify.compare(logits, reference, 0.1)
+    assert (figures["flips"], figures["flips_within_margin"]) == (1, False)
+
+
+def test_equal_logits_have_no_error_and_no_flips() -> None:
+    reference = np.array([[1, 0], [0, 2]], np.float32)
+    figures = verify.compare(reference, reference, 1e-5)
+    assert (figures["relative_error"], figures["psnr_db"], figures["flips"]) == (0, None, 0)
+
+
+def test_logits_that_are_not_finite_are_caught(predictions: Predictions, defaults: Defaults) -> None:
+    logits = np.array(predictions["onnx-fp32"].logits)
+    logits[0, 0] = np.inf
+    damaged = replace(predictions["onnx-fp32"], logits=logits)
+    assert problems(damaged, predictions, defaults) == ["some logits are not finite"]
+
+
+# --- shapes and names ---
+
+
+def changed(prediction: Prediction, part: str, **values: Any) -> Prediction:
+    return replace(prediction, record=prediction.record | {part: prediction.record[part] | values})
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"input_name": "x"}, "input_name is 'x'; expected 'sequence'"),
+        ({"output_name": "y"}, "output_name is 'y'; expected 'logits'"),
+        ({"input_axes": ["batch", 7, 1]}, "the axes after the batch are [7, 1]; expected [6, 1]"),
+        ({"input_axes": [3, 6, 1]}, "the batch axis is fixed at 3; expected a dynamic one"),
+        ({"dtypes": ["float32", "float16"]}, "the tensors are float32 and float16; expected float32"),
+        ({"classes": ["0", "2", "1"]}, "the stored classes are ['0', '2', '1']; expected ['0', '1', '2']"),
+    ],
+)
+def test_another_interface_is_caught(
+    predictions: Predictions,
+    defaults: Defaults,
+    values: dict[str, Any],
+    problem: str,
+) -> None:
+    assert problems(predictions["onnx-fp32"], predictions, defaults) == []
+    assert problems(changed(predictions["onnx-fp32"], "interface", **values), predictions, defaults) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("probe", "problem"),
+    [
+        (
+            {"shape": [7, 3], "max_absolute_difference": 0.5},
+            "the logits differ by 0.5 from the whole split's",
+        ),
+        (
+            {"shape": [3, 3], "max_absolute_difference": None},
+            "the logits have shape [3, 3]; expected [7, 3]",
+        ),
+    ],
+)
+def test_a_batch_size_that_changes_the_logits_is_caught(
+    predictions: Predictions,
+    defaults: Defaults,
+    probe: dict[str, Any],
+    problem: str,
+) -> None:
+    assert problems(changed(predictions["onnx-fp32"], "probes", **{"7": probe}), predictions, defaults) == [
+        f"at batch 7 {problem}"
+    ]
+
+
+def test_a_batch_size_baked_into_an_onnx_file_is_caught(workspace: Workspace) -> None:
+    path = workspace.folder / ONNX
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, path)
+    assert workspace.refuses("predict@onnx").startswith(f"{ONNX}: ")
+
+
+def test_a_batch_size_baked_into_a_mlpackage_is_caught(workspace: Workspace) -> None:
+    """The mistake that the architecture avoids: an initial state of the traced batch's size."""
+
+    class Baked(SequenceClassifier):
+        def forward(self, sequence: torch.Tensor) -> torch.Tensor:
+            zeros = torch.zeros(1, int(sequence.size(0)), 50)
+            _, (h_n, _) = self.lstm(sequence, (zeros, zeros))
+            logits: torch.Tensor = self.linear(h_n[-1])
+            return logits
+
+    import_coremltools()
+    good = load_checkpoint(workspace.folder / "models/pytorch/classifier.pt")
+    baked = Baked(good.model.config)
+    baked.load_state_dict(good.model.state_dict())
+    workspace.patch.chdir(workspace.folder)
+    package = export_coreml.export_coreml(
+        Checkpoint(baked.eval(), good.training),
+        read_params("export", ExportParams),
+        read_params("export_coreml", export_coreml.Params),
+        "fp32",
+    )
+    export_coreml.save(package, workspace.folder / "models/coreml/classifier-fp32.mlpackage")
+    assert "models/coreml/classifier-fp32.mlpackage" in workspace.refuses("predict@coreml")
+
+
+# --- the list of files ---
+
+
+def test_a_file_that_was_not_executed_fails(workspace: Workspace) -> None:
+    for suffix in ("npy", "json"):
+        (workspace.folder / f"data/predictions/coreml/fp16.{suffix}").unlink()
+    error = workspace.refuses("verify", changes=("metrics/verify.json",))
+    assert error == "coreml fp16: it was not executed: no prediction was found"
+
+
+def test_a_file_without_a_tolerance_fails(workspace: Workspace) -> None:
+    for suffix in ("npy", "json"):
+        folder = workspace.folder / "data/predictions/onnx"
+        (folder / f"int8.{suffix}").write_bytes((folder / f"fp32.{suffix}").read_bytes())
+    error = workspace.refuses("verify", changes=("metrics/verify.json",))
+    assert error == "onnx int8: no tolerance to judge it by: add verify.tolerance.onnx.int8"
+
+
+def test_every_finding_is_written_before_the_stage_fails(workspace: Workspace) -> None:
+    workspace.set("verify.tolerance.onnx.fp32", 1e-12)
+    workspace.set("verify.tolerance.coreml.fp32", 1e-12)
+    error = workspace.refuses("verify", changes=("metrics/verify.json",))
+    written = json.loads((workspace.folder / "metrics" / "verify.json").read_text())
+    assert [written["onnx"]["fp32"]["passed"], written["coreml"]["fp32"]["passed"]] == [False, False]
+    assert written["coreml"]["fp16"]["passed"] is True
+    for problem in written["onnx"]["fp32"]["problems"]:
+        assert f"onnx fp32: {problem}" in error
+    assert "coreml fp32: relative error" in error
+
+
+def test_it_says_who_executed_each_file(workspace: Workspace) -> None:
+    written = json.loads((workspace.folder / "metrics" / "verify.json").read_text())
+    assert written["onnx"]["fp32"]["executor"] == "onnxruntime"
+    assert written["coreml"]["fp16"]["executor"] in {"coreml", "reference"}
+    assert all(figure["platform"] for precisions in written.values() for figure in precisions.values())
+
+
+def test_without_the_reference_nothing_is_verified(predictions: Predictions) -> None:
+    with pytest.raises(StageError, match="PyTorch's logits are missing"):
+        find_reference([predictions["onnx-fp32"]])
