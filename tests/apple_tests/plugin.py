@@ -94,11 +94,12 @@ class ReferenceProxy:
         spec = load_spec(str(self.path))
         if spec.WhichOneof("Type") != "mlProgram":
             pytest.skip(f"a {spec.WhichOneof('Type')}, not an ML Program")
-        self.ops, self.precision = set(), "fp32"
+        values = [value for function in spec.mlProgram.functions.values() for value in function.inputs]
+        self.ops = set()
         for operation in operations(spec.mlProgram):
             self.ops.add(operation.type)
-            if any(is_fp16(output.type) for output in operation.outputs):
-                self.precision = "fp16"
+            values += operation.outputs
+        self.precision = "fp16" if any(is_fp16(value.type) for value in values) else "fp32"
         return CoreMLReference(self.path, function_name=self.function_name)
 
     def predict(self, data: dict[str, Any], state: Any = None) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def is_fp16(value: Any) -> bool:
 def capped(compare: Callable[..., Any]) -> Callable[..., Any]:
     """`compare` with `rtol` and `atol` no looser than `TOLERANCE` once the running test has predicted.
 
-    Where the program declares fp16 results, a positive `atol` becomes that of fp16: some of Apple's tests hold such
+    Where the program declares fp16 values, a positive `atol` becomes that of fp16: some of Apple's tests hold such
     values to an fp32 tolerance, which numbers rounded to fp16 cannot meet.
     """
     signature = inspect.signature(compare)
