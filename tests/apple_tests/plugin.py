@@ -233,6 +233,11 @@ def become_a_mac() -> None:
     sys.modules.setdefault("mock", unittest.mock)
     if not coremltools._deps._HAS_TORCH_VISION:
         sys.modules["torchvision"] = Absent("torchvision")
+    if not coremltools._deps._HAS_TF_2:
+        import coremltools.converters.mil.testing_reqs
+
+        coremltools._deps._HAS_TF_2 = True  # most tests marked so never touch it
+        sys.modules["tensorflow"] = Absent("tensorflow")
     if importlib.util.find_spec("parameterized") is None:
         stand_in = types.ModuleType("parameterized")
         skip = pytest.mark.skip(reason="needs parameterized")

@@ -173,7 +173,19 @@ def choose_sample(cases: list[Record]) -> list[str]:
     return sorted(case["id"] for case in chosen.values())
 
 
-def tables(cases: list[Record], suite: str) -> str:
+def choice(args: argparse.Namespace) -> str:
+    """Say which cases of a suite were run."""
+    if args.match or args.files or args.ids:
+        return "some chosen cases"
+    precision = f" {args.precision}" if args.precision else ""
+    if args.sample:
+        return f"{args.sample} random{precision} cases (seed {args.seed})"
+    if args.per_test:
+        return f"at most {args.per_test} random{precision} cases of each test (seed {args.seed})"
+    return f"every{precision} case"
+
+
+def tables(cases: list[Record], suite: str, chosen: str) -> str:
     """A suite's run as Markdown: totals, one row per test file, the ops that ran and why the others did not pass."""
     by_file: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for case in cases:
@@ -188,7 +200,8 @@ def tables(cases: list[Record], suite: str) -> str:
     text = [
         f"## The {suite} tests",
         "",
-        f"{len(cases)} cases. {total['passed']} passed: {compared} of them compared values, the others ran the model",
+        f"Run: {chosen}, without those of the neural network format; {len(cases)} in all.",
+        f"{total['passed']} passed: {compared} of them compared values, the others ran the model",
         "and checked its outputs' names and shapes.",
         "",
         "| test file | " + " | ".join(STATUSES) + " |",
@@ -235,7 +248,7 @@ def main() -> None:
             with args.results.open("w" if not cases else "a") as file:
                 file.writelines(json.dumps(case) + "\n" for case in of_suite)
         explain(of_suite)
-        report.append(tables(of_suite, suite))
+        report.append(tables(of_suite, suite, choice(chosen)))
         cases += of_suite
     unexplained = [case for case in cases if "known" in case and not case["known"]]
     if args.choose_sample:
