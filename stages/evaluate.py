@@ -1,11 +1,10 @@
 """Measure what each file is worth on the task: all logits and the test labels in; metrics and a confusion table out."""
 
-from pathlib import Path
 from typing import Any
 
 from shared.predictions import Prediction, find_reference, nest, read_predictions
 from shared.sequences import Prepared
-from shared.stage import StageError, parse_args, replacing, rounded, run, write_json
+from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
 
 import numpy as np
 import pandas as pd
@@ -53,12 +52,6 @@ def confusion_table(prediction: Prediction, labels: NDArray[np.int64], classes: 
     )
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV table so that it appears whole or not at all."""
-    with replacing(path) as beside:
-        table.to_csv(beside, index=False)
-
-
 def main() -> None:
     """Read the arguments; write the metrics of every file and the confusion table of PyTorch's."""
     args = parse_args(
@@ -73,7 +66,7 @@ def main() -> None:
     figures = {(found.format, found.precision): evaluate(found, labels, classes) for found in predictions}
     confusion = confusion_table(find_reference(predictions), labels, classes)
     write_json(args.metrics, nest(figures))
-    write_table(args.confusion, confusion)
+    write_bytes(args.confusion, confusion.to_csv(index=False).encode())
 
 
 if __name__ == "__main__":

@@ -131,7 +131,9 @@ def check_chunk(
 
 def show(value: Any) -> str:
     """A table's value, as a message quotes it."""
-    return "no value" if pd.isna(value) or value == "" else repr(value.item() if isinstance(value, np.generic) else value)
+    if pd.isna(value) or value == "":
+        return "no value"
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def read_table(path: Path, params: Params, values_file: BinaryIO) -> tuple[NDArray[np.int64], list[str], int]:
