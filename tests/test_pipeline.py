@@ -1,0 +1,144 @@
+"""The real pipeline under DVC, in a temporary copy of the project: what runs, and DVC as its users use it."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support import Project, stages_that_ran
+
+import pytest
+
+EXPORTERS = ["export_onnx", "export_coreml"]
+PREDICT_EXPORTED = ["predict@onnx", "predict@coreml"]
+AFTER_TRAIN = [*EXPORTERS, "predict@pytorch", *PREDICT_EXPORTED, "evaluate", "verify", "report"]
+EVERY_STAGE = ["generate", "prepare", "train", *AFTER_TRAIN]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file at or below a path."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def test_from_nothing_every_stage_runs_once_and_every_file_is_verified(
+    first_repro: tuple[Project, list[str]],
+) -> None:
+    project, ran = first_repro
+    assert sorted(ran) == sorted(EVERY_STAGE)
+    verified = read_json(project.folder / "metrics" / "verify.json")
+    found = {(file_format, precision) for file_format in verified for precision in verified[file_format]}
+    assert found == {("onnx", "fp32"), ("coreml", "fp32"), ("coreml", "fp16")}
+    assert all(verified[file_format][precision]["passed"] for file_format, precision in found)
+    evaluated = read_json(project.folder / "metrics" / "evaluate.json")
+    assert list(evaluated) == ["pytorch", "onnx", "coreml"]
+    assert evaluated["onnx"]["fp32"]["accuracy"] == evaluated["pytorch"]["fp32"]["accuracy"]
+
+
+def test_a_run_leaves_exactly_its_outputs(first_repro: tuple[Project, list[str]]) -> None:
+    project, _ = first_repro
+    assert set(project.git("status", "--short").splitlines()) == set()
+    written = {
+        str(path.relative_to(project.folder))
+        for folder in ("data", "models", "metrics")
+        for path in (project.folder / folder).rglob("*")
+        if path.is_file() and ".mlpackage/" not in path.as_posix()
+    }
+    packages = {str(path.relative_to(project.folder)) for path in (project.folder / "models").rglob("*.mlpackage")}
+    splits = ("train", "validation", "test")
+    assert written | packages == {
+        "data/.gitkeep",
+        "data/sequences.csv",
+        "data/prepared/schema.json",
+        *(f"data/prepared/{split}{kind}.npy" for split in splits for kind in ("", "_labels")),
+        *(f"data/predictions/pytorch/fp32.{suffix}" for suffix in ("json", "npy")),
+        *(f"data/predictions/onnx/fp32.{suffix}" for suffix in ("json", "npy")),
+        *(f"data/predictions/coreml/fp{bits}.{suffix}" for bits in (16, 32) for suffix in ("json", "npy")),
+        "models/.gitkeep",
+        "models/pytorch/classifier.pt",
+        "models/onnx/classifier-fp32.onnx",
+        "models/coreml/classifier-fp16.mlpackage",
+        "models/coreml/classifier-fp32.mlpackage",
+        *(f"metrics/{name}.json" for name in ("train", "evaluate", "verify")),
+        *(f"metrics/{name}" for name in ("loss.csv", "confusion.csv", "report.html", "loss.png", "confusion.png")),
+    }
+
+
+# A fresh value each time: set back to an old one, DVC would restore the result from its run cache.
+def test_a_changed_parameter_reruns_what_it_affects_and_nothing_else(reproduced: Project) -> None:
+    def ran_after(key: str, value: Any, *targets: str) -> list[str]:
+        reproduced.set(key, value)
+        return reproduced.repro(*targets)
+
+    assert reproduced.repro() == []
+
+    # A tolerance changes no figure that another stage reads, but the verdict and the page.
+    assert ran_after("verify.tolerance.onnx.fp32", 2e-5) == ["verify", "report"]
+
+    # The logits stay, the records of how the files were run change: they are judged anew, with the same result.
+    assert sorted(ran_after("predict.probe_batches", [1, 3])) == sorted(
+        ["predict@pytorch", *PREDICT_EXPORTED, "evaluate", "verify"]
+    )
+
+    # Another opset is another file, which computes the same logits.
+    assert ran_after("export_onnx.opset", 21) == ["export_onnx", "predict@onnx"]
+
+    # Core ML's range of batches is in its record.
+    assert ran_after("export_coreml.largest_batch", 48) == ["export_coreml", "predict@coreml", "evaluate", "verify"]
+
+    # The version is in every exported file; verify reads this section for the tensors' names.
+    assert sorted(ran_after("export.version", "1.0.1")) == sorted([*EXPORTERS, *PREDICT_EXPORTED, "verify"])
+
+    # Asked for train only: what follows it is seen once, at the end.
+    assert ran_after("generate.seed", 1, "train") == ["generate", "prepare", "train"]
+    assert ran_after("prepare.seed", 1, "train") == ["prepare", "train"]
+    assert sorted(ran_after("train.seed", 1)) == sorted(["train", *AFTER_TRAIN])
+
+
+def test_metrics_params_and_plots_are_shown_and_compared(reproduced: Project) -> None:
+    shown = json.loads(reproduced.dvc("metrics", "show", "--json"))[""]["data"]
+    assert set(shown) == {"metrics/train.json", "metrics/evaluate.json", "metrics/verify.json"}
+    assert shown["metrics/verify.json"]["data"]["coreml"]["fp16"]["passed"] is True
+
+    reproduced.set("verify.tolerance.onnx.fp32", 3e-5)
+    assert reproduced.repro() == ["verify", "report"]
+    difference = {"old": 1e-5, "new": 3e-5, "diff": pytest.approx(2e-5)}
+    assert json.loads(reproduced.dvc("metrics", "diff", "--json")) == {
+        "metrics/verify.json": {"onnx.fp32.tolerance": difference}
+    }
+    assert json.loads(reproduced.dvc("params", "diff", "--json")) == {
+        "params.yaml": {"verify.tolerance.onnx.fp32": difference}
+    }
+
+    reproduced.dvc("plots", "diff", "HEAD", "--out", "plots")
+    page = (reproduced.folder / "plots" / "index.html").read_text()
+    for title in ("Loss of each epoch", "cross-entropy (nats)", "Rows of the test split", "predicted class"):
+        assert title in page
+
+
+def test_an_experiment_runs_with_other_parameters_and_is_listed(reproduced: Project) -> None:
+    ran = reproduced.dvc("exp", "run", "--name", "lenient", "--set-param", "verify.tolerance.onnx.fp32=4e-5")
+    assert stages_that_ran(ran) == ["verify", "report"]
+    table = list(csv.DictReader(reproduced.dvc("exp", "show", "--csv").splitlines()))
+    [lenient] = [row for row in table if row["Experiment"] == "lenient"]
+    assert float(lenient["verify.tolerance.onnx.fp32"]) == 4e-5
+    assert float(lenient["onnx.fp32.tolerance"]) == 4e-5
+
+
+def test_what_one_clone_pushes_another_pulls(reproduced: Project) -> None:
+    reproduced.dvc("push")
+    storage = reproduced.folder.parent / "sequence-classifier-storage"
+    assert any(path.is_file() for path in storage.rglob("*"))
+    clone = Project(reproduced.folder.parent / "a clone")
+    reproduced.git("clone", "--quiet", ".", str(clone.folder))
+    assert not (clone.folder / "data" / "sequences.csv").exists()
+
+    clone.dvc("pull")
+
+    for path in clone.hashes():
+        assert contents(clone.folder / path) == contents(reproduced.folder / path)
+    assert clone.repro() == []
