@@ -1,5 +1,6 @@
-"""Run Apple's own coremltools tests against our evaluator and tell what passed; exit 1 on a failure nobody explained.
+"""Run Apple's own coremltools tests against our evaluator and tell what passed.
 
+The exit code is 1 on a failure nobody explained and 2 if no case was chosen.
 See README.md beside this file.
 """
 
@@ -250,6 +251,10 @@ def main() -> None:
         explain(of_suite)
         report.append(tables(of_suite, suite, choice(chosen)))
         cases += of_suite
+    if not cases:
+        matching = f" whose id matches {args.match!r}" if args.match else ""
+        print(f"there is no case{matching} among those chosen", file=sys.stderr)
+        raise SystemExit(2)
     unexplained = [case for case in cases if "known" in case and not case["known"]]
     if args.choose_sample:
         args.choose_sample.write_text("".join(f"{case_id}\n" for case_id in choose_sample(cases)))

@@ -81,7 +81,7 @@ class Feature:
     def convert(self, value: Any) -> np.ndarray[Any, Any]:
         """Check a value's shape and type and return it in the interface's dtype; an integer input cuts fractions."""
         if self.kind not in {"tensor", "state"} or self.dtype is None:
-            raise UnsupportedError(f"input {self.name!r} is an {self.kind}: only tensors can be passed")
+            raise UnsupportedError(f"input {self.name!r} is of type {self.kind}: only tensors can be passed")
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
             raise InputError(f"input {self.name!r}: dtype {array.dtype}; expected numbers ({self.dtype})")

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Compute = Literal["declared", "exact"]
 
-# These touch something besides their inputs, or run other ops.
-NOT_FOLDED = {"cond", "while_loop", "make_list", "read_state", "coreml_update_state", "classify"}
+# Not computed ahead even where every argument is a constant: the blocks of "cond" and "while_loop" may read values that
+# are not, and the results of "make_list" and "classify", a list and a dictionary, cannot be frozen as arrays are.
+NOT_FOLDED = {"cond", "while_loop", "make_list", "classify"}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.ops.image_resizing import (
     affine,
     crop_resize,
@@ -126,3 +127,27 @@ def test_affine_against_torch(size: tuple[int, int]) -> None:
     mode = "normalized_minus_one_to_one"
     sampled = affine(X, matrix, *size, "bilinear", "constant", np.array(0.0), mode, True)
     np.testing.assert_allclose(sampled, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["normalized_zero_to_one", "unnormalized"])
+def test_resample_reads_every_coordinates_mode(mode: str) -> None:
+    row, column = np.meshgrid([0.0, 2.0, 4.0], [6.0, 3.0], indexing="ij")
+    points = np.stack([column, row], axis=-1)[np.newaxis]
+    if mode == "normalized_zero_to_one":
+        points = points / [6, 4]
+    sampled = resample(X[:1], points, "bilinear", "border", np.array(0.0), mode, True)
+    np.testing.assert_allclose(sampled, X[:1, :, ::2, 6:2:-3], atol=1e-12)
+
+
+def test_unknown_modes_are_named() -> None:
+    points = np.zeros((2, 1, 1, 2))
+    with pytest.raises(EvaluationError, match="unknown interpolation mode 'CUBIC'"):
+        resize(X, np.array([2, 2]), 2, "CUBIC")
+    with pytest.raises(EvaluationError, match="unknown sampling mode 'CENTERS'"):
+        resize(X, np.array([2, 2]), 2, sampling_mode="CENTERS")
+    with pytest.raises(EvaluationError, match="unknown sampling mode 'bicubic'"):
+        resample(X, points, "bicubic", "border", np.array(0.0), "unnormalized", True)
+    with pytest.raises(EvaluationError, match="unknown padding mode 'edge'"):
+        resample(X, points, "nearest", "edge", np.array(0.0), "unnormalized", True)
+    with pytest.raises(EvaluationError, match="unknown coordinates mode 'pixels'"):
+        resample(X, points, "nearest", "border", np.array(0.0), "pixels", True)

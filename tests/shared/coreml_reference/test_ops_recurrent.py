@@ -1,9 +1,11 @@
 """The recurrent kernels against torch, in float64."""
 
+from collections.abc import Callable
 from typing import Any
 
 from shared.coreml_reference.errors import EvaluationError
-from shared.coreml_reference.ops.recurrent import gru, lstm, rnn
+from shared.coreml_reference.ops import recurrent
+from shared.coreml_reference.ops.recurrent import ACTIVATIONS, gru, lstm, rnn
 
 import numpy as np
 import pytest
@@ -32,6 +34,10 @@ def lstm_parameters(layer: torch.nn.Module, suffix: str = "") -> tuple[NDArray[A
 
 def as_torch(*arrays: NDArray[Any]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(array[np.newaxis].copy()) for array in arrays)
+
+
+def sigmoid(x: NDArray[Any]) -> Any:
+    return 1 / (1 + np.exp(-x))
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -79,12 +85,36 @@ def test_lstm_peephole_and_clip_follow_the_formula() -> None:
     i, f, o, z = np.split(X[0] @ weights[0].T, 4, axis=1)
     p_i, p_f, p_o = np.split(peephole, 3)
 
-    def sigmoid(x: NDArray[Any]) -> Any:
-        return 1 / (1 + np.exp(-x))
-
     expected_c = np.clip(sigmoid(f + p_f * C) * C + sigmoid(i + p_i * C) * np.tanh(z), -clip, clip)
     np.testing.assert_allclose(c, expected_c)
     np.testing.assert_allclose(h, sigmoid(o + p_o * expected_c) * np.tanh(expected_c))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("reset_after", [False, True])
+def test_gru_follows_the_formula(reset_after: bool, direction: str) -> None:
+    w, r = (RANDOM.standard_normal((3 * HIDDEN, size)) for size in (INPUTS, HIDDEN))
+    a, b = RANDOM.standard_normal((2, 3 * HIDDEN))
+    (w_r, w_o, w_z), (r_r, r_o, r_z), (a_r, a_o, a_z), (b_r, b_o, b_z) = (np.split(rows, 3) for rows in (w, r, a, b))
+    h, outputs = H, []
+    for x in X if direction == "forward" else X[::-1]:
+        reset = sigmoid(w_r @ x.T + r_r @ h.T + (a_r + b_r)[:, None]).T
+        update = sigmoid(w_z @ x.T + r_z @ h.T + (a_z + b_z)[:, None]).T
+        from_h = reset * (h @ r_o.T + b_o) if reset_after else (reset * h) @ r_o.T + b_o
+        h = update * h + (1 - update) * np.tanh(x @ w_o.T + a_o + from_h)
+        outputs.append(h)
+    got_outputs, got_h = gru(X, H, w, r, b, direction, True, reset_after=reset_after, input_bias=a)
+    np.testing.assert_allclose(got_outputs, outputs, atol=1e-13)
+    np.testing.assert_allclose(got_h, h, atol=1e-13)
+    (last,), _ = gru(X, H, w, r, b, direction, False, reset_after=reset_after, input_bias=a)
+    np.testing.assert_array_equal(last, got_h)
+
+
+def test_gru_without_biases() -> None:
+    w, r = (RANDOM.standard_normal((3 * HIDDEN, size)) for size in (INPUTS, HIDDEN))
+    zeros = np.zeros(3 * HIDDEN)
+    for without, of_zeros in zip(gru(X, H, w, r), gru(X, H, w, r, zeros, input_bias=zeros), strict=True):
+        np.testing.assert_array_equal(without, of_zeros)
 
 
 def test_gru_reset_after_is_torchs_gru() -> None:
@@ -94,6 +124,59 @@ def test_gru_reset_after_is_torchs_gru() -> None:
     got_out, got_h = gru(X, H, ih, hh, b_hh, reset_after=True, input_bias=b_ih, output_sequence=True)
     np.testing.assert_allclose(got_out, out.detach().numpy(), atol=1e-13)
     np.testing.assert_allclose(got_h, h[0].detach().numpy(), atol=1e-13)
+
+
+@pytest.mark.parametrize("output_sequence", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "gates", "direction"),
+    [
+        *((lstm, 4, direction) for direction in ("forward", "reverse", "bidirectional")),
+        *((layer, gates, direction) for layer, gates in ((gru, 3), (rnn, 1)) for direction in ("forward", "reverse")),
+    ],
+)
+def test_sequences_in_blocks(
+    layer: Callable[..., Any], gates: int, direction: str, output_sequence: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = 2 if direction == "bidirectional" else 1
+    weights = [RANDOM.standard_normal((gates * HIDDEN, size)) for size in (INPUTS, HIDDEN) * halves]
+    backwards = dict(zip(("weight_ih_back", "weight_hh_back"), weights[2:], strict=False))
+    x = RANDOM.standard_normal((TIME, 7, INPUTS))
+    states = RANDOM.standard_normal((2 if layer is lstm else 1, 7, halves * HIDDEN))
+
+    def run() -> Any:
+        options = {"direction": direction, "output_sequence": output_sequence}
+        return layer(x, *states, *weights[:2], **backwards, **options)
+
+    in_one_block = run()
+    monkeypatch.setattr(recurrent, "SEQUENCES_AT_ONCE", 3)
+    for blocks, whole in zip(run(), in_one_block, strict=True):
+        np.testing.assert_allclose(blocks, whole, rtol=1e-13)
+
+
+EXPECTED_ACTIVATIONS: dict[str, Callable[[NDArray[Any]], Any]] = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.where(x > 0, x, 0),
+    "tanh": np.tanh,
+    "scaled_tanh": np.tanh,
+    "sigmoid": sigmoid,
+    "hard_sigmoid": lambda x: np.clip(x / 5 + 0.5, 0, 1),
+    "sigmoid_hard": lambda x: np.clip(x / 5 + 0.5, 0, 1),
+}
+
+
+def test_activations() -> None:
+    assert EXPECTED_ACTIVATIONS.keys() == ACTIVATIONS.keys()
+    x = np.array([-40.0, -2.6, -1.0, -0.1, 0.0, 0.3, 2.4, 2.6, 40.0])
+    for name, expected in EXPECTED_ACTIVATIONS.items():
+        np.testing.assert_allclose(ACTIVATIONS[name](x), expected(x), atol=1e-15, err_msg=name)
+
+
+def test_unknown_activations_and_directions_are_named() -> None:
+    weights = np.zeros((HIDDEN, INPUTS)), np.zeros((HIDDEN, HIDDEN))
+    with pytest.raises(EvaluationError, match="unknown activation 'erf'"):
+        rnn(X, H, *weights, activation="erf")
+    with pytest.raises(EvaluationError, match="unknown direction 'backward'"):
+        rnn(X, H, *weights, direction="backward")
 
 
 def test_rnn_reverse_outputs_stay_in_processing_order() -> None:

@@ -1,4 +1,7 @@
-"""The reductions: axes, kept dimensions, dtypes and extremes."""
+"""The reductions: their values, axes, kept dimensions, dtypes and extremes."""
+
+import math
+from collections.abc import Callable
 
 from shared.coreml_reference.ops.reduction import REDUCTIONS, reduce_argmax, reduce_argmin
 from shared.coreml_reference.registry import KERNELS
@@ -8,6 +11,32 @@ import pytest
 import torch
 
 X = np.random.default_rng(0).uniform(0.5, 2, (2, 3, 4))
+X[0, :, 0] *= -1
+
+OF_A_LIST: dict[str, Callable[[list[float]], float]] = {
+    "reduce_l1_norm": lambda values: math.fsum(map(abs, values)),
+    "reduce_l2_norm": lambda values: math.hypot(*values),
+    "reduce_log_sum": lambda values: math.log(math.fsum(values)),
+    "reduce_log_sum_exp": lambda values: math.log(math.fsum(map(math.exp, values))),
+    "reduce_max": max,
+    "reduce_mean": lambda values: math.fsum(values) / len(values),
+    "reduce_min": min,
+    "reduce_prod": math.prod,
+    "reduce_sum": math.fsum,
+    "reduce_sum_square": lambda values: math.fsum(value * value for value in values),
+}
+
+
+def test_no_op_lacks_its_expected_function() -> None:
+    assert OF_A_LIST.keys() == REDUCTIONS.keys()
+
+
+@pytest.mark.parametrize("op_type", sorted(OF_A_LIST))
+def test_values(op_type: str) -> None:
+    reduce, expected = KERNELS[op_type], OF_A_LIST[op_type]
+    np.testing.assert_allclose(reduce(x=X), expected(X.ravel().tolist()))
+    over_the_others = [expected(X[:, channel].ravel().tolist()) for channel in range(3)]
+    np.testing.assert_allclose(reduce(x=X, axes=[-1, 0]), over_the_others)
 
 
 @pytest.mark.parametrize("op_type", sorted(REDUCTIONS))

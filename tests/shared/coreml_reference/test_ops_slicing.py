@@ -1,5 +1,6 @@
 """Cutting and extending against numpy and torch."""
 
+from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.ops.slicing import crop, pad, slice_by_index, slice_by_size, slice_update, split
 
 import numpy as np
@@ -50,3 +51,10 @@ def test_pad_the_last_axes(mode: str) -> None:
     value = {"value": 7.0} if mode == "constant" else {}
     expected = torch.nn.functional.pad(torch.from_numpy(X), (2, 1, 0, 3), mode, **value)
     np.testing.assert_array_equal(pad(X, np.array([0, 3, 2, 1]), mode, 7.0), expected)
+
+
+def test_what_cannot_be_cut_or_padded_is_named() -> None:
+    with pytest.raises(EvaluationError, match="needs num_splits or split_sizes"):
+        split(X, 1)
+    with pytest.raises(EvaluationError, match="unknown padding mode 'wrap'"):
+        pad(X, np.array([1, 1]), "wrap")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.coreml_reference import CoreMLReference, EvaluationError, InputError, PackageError, UnsupportedError
+from shared.coreml_reference.features import Feature
 from shared.coreml_reference.interpreter import Execution, Interpreter
 from shared.coreml_reference.program import load_program
 from shared.coreml_reference.registry import KERNELS
@@ -257,6 +258,11 @@ def test_images_are_refused(tmp_path: Path) -> None:
     model.save(tmp_path / "a.mlpackage")
     with pytest.raises(UnsupportedError, match="'photo' is an image, which is not supported"):
         CoreMLReference(tmp_path / "a.mlpackage")
+
+
+def test_only_tensors_can_be_passed() -> None:
+    with pytest.raises(UnsupportedError, match="input 'words' is of type dictionary: only tensors can be passed"):
+        Feature("words", "dictionary").convert({"a": 1.0})
 
 
 def test_random_ops_are_refused_with_the_reason(save_program: Callable[..., Path]) -> None:

@@ -90,6 +90,8 @@ def resize(
     sampling_mode: str = "DEFAULT",
 ) -> Array:
     """Resize the last `resized_dims` axes to the last sizes in `shape`, where 0 keeps the size of x."""
+    if interpolation_mode not in ("LINEAR", "NEAREST_NEIGHBOR"):
+        raise EvaluationError(f"unknown interpolation mode {interpolation_mode!r}: LINEAR or NEAREST_NEIGHBOR")
     resized = int(resized_dims)
     for axis, size in zip(range(-resized, 0), shape[len(shape) - resized :], strict=True):
         count = int(size) or x.shape[axis]
@@ -207,9 +209,15 @@ def crop_resize(
 
 def _to_pixels(coordinates: Array, size: int, mode: str, align_corners: bool) -> Array:
     """Coordinates in pixels: with aligned corners the range ends at the outer pixels' centers, else at their edges."""
-    if mode == "unnormalized":
-        return coordinates
-    unit = (coordinates + 1) / 2 if mode == "normalized_minus_one_to_one" else coordinates
+    match mode:
+        case "unnormalized":
+            return coordinates
+        case "normalized_minus_one_to_one":
+            unit = (coordinates + 1) / 2
+        case "normalized_zero_to_one":
+            unit = coordinates
+        case _:
+            raise EvaluationError(f"unknown coordinates mode {mode!r}")
     return unit * (size - 1) if align_corners else unit * size - 0.5
 
 
@@ -238,6 +246,8 @@ def resample(
     Outside the image: `padding_value` (`constant`), the edge (`border`), the mirror image without the edge
     (`reflection`) or with it (`symmetric`). `nearest` rounds halves to even.
     """
+    if sampling_mode not in ("bilinear", "nearest"):
+        raise EvaluationError(f"unknown sampling mode {sampling_mode!r}: bilinear or nearest")
     where = []
     for axis, size in ((1, x.shape[2]), (0, x.shape[3])):
         pixels = _to_pixels(coordinates[..., axis].astype(np.float64), size, coordinates_mode, bool(align_corners))

@@ -217,6 +217,8 @@ def _activation(name: str) -> Activation:
 
 def _in_order(x: Array, direction: str) -> Array:
     """Return x in the order in which a layer of this direction reads it."""
+    if direction not in ("forward", "reverse"):
+        raise EvaluationError(f"unknown direction {direction!r}")
     return x[::-1] if direction == "reverse" else x
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any, SupportsInt
 
+from shared.coreml_reference.errors import EvaluationError
 from shared.coreml_reference.registry import kernel
 
 import numpy as np
@@ -79,7 +80,7 @@ def split(
     if split_sizes is not None:
         return tuple(np.split(x, np.cumsum(split_sizes)[:-1], int(axis)))
     if num_splits is None:
-        raise ValueError("split needs num_splits or split_sizes")
+        raise EvaluationError("split needs num_splits or split_sizes")
     return tuple(np.split(x, int(num_splits), int(axis)))
 
 
@@ -104,4 +105,4 @@ def pad(x: Array, pad: Array, mode: str = "constant", constant_val: float | Arra
             return np.pad(x, widths, "reflect")
         case "replicate":
             return np.pad(x, widths, "edge")
-    raise ValueError(f"unknown padding mode {mode!r}")
+    raise EvaluationError(f"unknown padding mode {mode!r}: constant, reflect or replicate")
