@@ -320,6 +320,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
+    if isinstance(sys.modules.get("tensorflow"), Absent):
+        del sys.modules["tensorflow"]  # torch.export looks whether there is one
     set_garbage_aside()
 
 
