@@ -19,7 +19,7 @@ repro: $(INSTALLED)  ## Run the whole pipeline (dvc repro) and print the figures
 	@$(RUN) python commands/show_metrics.py
 
 test: lint  ## Lint, check types, run all tests
-	@$(RUN) python -m pytest
+	@$(RUN) python -m pytest -n auto --dist loadfile
 
 lint: $(INSTALLED)  ## Lint and check types only
 	@$(RUN) ruff check $(SOURCES)
@@ -39,7 +39,7 @@ apple-tests: $(INSTALLED)  ## Run Apple's own op tests against our Core ML evalu
 clean:  ## Delete the environment and the tools' caches; data, models and DVC's cache stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
 
-# The first Python of a supported version; nothing is printed and nothing found if there is none.
+# With the first Python of a supported version.
 $(INSTALLED): requirements.txt constraints.txt
 	@python=''; \
 	for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
@@ -49,7 +49,7 @@ $(INSTALLED): requirements.txt constraints.txt
 	if [ -z "$$python" ]; then \
 	  echo "Python 3.11, 3.12 or 3.13 is needed; found $$(python3 --version 2>&1 || true). Install one, or make PYTHON=/path/to/python3.12" >&2; \
 	  exit 1; fi; \
-	echo "Installing into $(VENV) with $$("$$python" --version)"; \
+	echo "Installing into $(VENV) with $$("$$python" --version): some minutes, once"; \
 	"$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@touch $(INSTALLED)

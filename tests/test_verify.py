@@ -84,7 +84,7 @@ def test_a_swapped_bias_gate_is_caught_even_in_half_precision(
 def test_an_error_is_measured_as_documented() -> None:
     reference = np.array([[1, 0], [0, 2], [3, 0], [0, 0.01]], np.float32)
     logits = reference + np.array([[0.1, 0], [0, -0.1], [0, 0], [0.1, 0]], np.float32)
-    figures = verify.compare(logits, reference, 0.1)
+    figures = verify.compare(logits, reference)
     rms = np.sqrt(3 * 0.01 / 8)
     assert figures["max_absolute_error"] == pytest.approx(0.1, rel=1e-2)
     assert figures["mean_absolute_error"] == pytest.approx(0.3 / 8, rel=1e-2)
@@ -99,13 +99,19 @@ def test_an_error_is_measured_as_documented() -> None:
 def test_a_flip_of_a_clear_decision_is_beyond_its_margin() -> None:
     reference = np.array([[1, 0], [0, 2], [3, 0]], np.float32)
     logits = np.array([[0, 1], [0, 2], [3, 0]], np.float32)
-    figures = verify.compare(logits, reference, 0.1)
+    figures = verify.compare(logits, reference)
     assert (figures["flips"], figures["flips_within_margin"]) == (1, False)
+
+
+def test_logits_that_never_vary_are_no_reference(defaults: Defaults) -> None:
+    constant = Prediction("pytorch", "fp32", np.ones((4, 3), np.float32), {})
+    with pytest.raises(StageError, match="all equal"):
+        verify.verify_all([constant], *defaults)
 
 
 def test_equal_logits_have_no_error_and_no_flips() -> None:
     reference = np.array([[1, 0], [0, 2]], np.float32)
-    figures = verify.compare(reference, reference, 1e-5)
+    figures = verify.compare(reference, reference)
     assert (figures["relative_error"], figures["psnr_db"], figures["flips"]) == (0, None, 0)
 
 
