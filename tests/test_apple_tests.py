@@ -24,4 +24,4 @@ def test_apples_own_tests_pass_on_the_sample(tmp_path: Path) -> None:
     assert sorted(case["id"] for case in cases) == sorted(sample)
     assert {case["status"] for case in cases} == {"passed"}
     assert all(case["predictions"] and case["comparisons"] for case in cases)
-    assert len(set().union(*(case["ops"] for case in cases))) >= 120
+    assert len(set().union(*(case["ops"] for case in cases))) >= 150
