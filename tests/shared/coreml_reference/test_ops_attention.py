@@ -18,3 +18,9 @@ def test_scaled_dot_product_attention(mask: str) -> None:
     torch_mask = None if attn_mask is None else torch.from_numpy(attn_mask)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, torch_mask)
     np.testing.assert_allclose(scaled_dot_product_attention(query, key, value, attn_mask), expected, atol=1e-13)
+
+
+def test_what_a_boolean_mask_leaves_out_never_takes_part() -> None:
+    query, key = np.array([[1.0]]), np.array([[-5000.0], [5000.0]])
+    attended = scaled_dot_product_attention(query, key, np.array([[2.0], [3.0]]), np.array([[True, False]]))
+    np.testing.assert_array_equal(attended, [[2]])

@@ -48,6 +48,12 @@ def test_conv_puts_odd_padding_at_the_named_end(pad_type: str, before: int, afte
     np.testing.assert_allclose(conv(x, weight, pad_type=pad_type), conv(padded, weight))
 
 
+def test_custom_padding_is_before_and_after_each_axis() -> None:
+    x, weight = RANDOM.standard_normal((2, 3, 6, 5)), RANDOM.standard_normal((5, 3, 4, 2))
+    padded = np.pad(x, [(0, 0), (0, 0), (0, 3), (2, 1)])
+    np.testing.assert_allclose(conv(x, weight, pad_type="custom", pad=[0, 3, 2, 1]), conv(padded, weight))
+
+
 def test_same_padding_follows_the_stride() -> None:
     assert conv(np.ones((1, 1, 7)), np.ones((1, 1, 2)), strides=[3], pad_type="same").shape == (1, 1, 3)
 

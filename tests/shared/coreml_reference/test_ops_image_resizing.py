@@ -68,6 +68,12 @@ def test_resize_takes_the_last_sizes_and_inherits_zeros() -> None:
     assert resize(X, shape, 1).shape == (2, 3, 5, 14)
 
 
+def test_nearest_takes_halves_upwards() -> None:
+    x = np.array([[[0.0, 1.0, 2.0]]])
+    resized = resize(x, np.array([5]), 1, "NEAREST_NEIGHBOR", "STRICT_ALIGN_CORNERS")
+    np.testing.assert_array_equal(resized, [[[0, 1, 1, 2, 2]]])
+
+
 IMAGE = np.arange(1.0, 17.0).reshape(1, 1, 4, 4)
 
 
@@ -101,6 +107,20 @@ def test_crop_resize_reads_every_box_convention(mode: str, box: list[float]) -> 
         images, roi, target_height=3, target_width=2, box_coordinate_mode=mode, sampling_mode="STRICT_ALIGN_CORNERS"
     )
     np.testing.assert_array_equal(patches[0], images[:, :, 0:3, 1:3])
+
+
+def test_crop_resize_scales_its_boxes() -> None:
+    boxes = np.array([[0.0, 2.0, 4.0, 4.0]])
+    patches = crop_resize(
+        IMAGE, boxes=boxes, target_height=3, target_width=2, spatial_scale=0.5, sampling_mode="STRICT_ALIGN_CORNERS"
+    )
+    np.testing.assert_array_equal(patches, IMAGE[:, :, 0:3, 1:3])
+
+
+def test_resample_pads_with_a_value() -> None:
+    points = np.array([[[[-9.0, 0.0], [3.5, 0.0], [0.0, 1.0]]]])
+    sampled = resample(IMAGE, points, "bilinear", "constant", np.array(10.0), "unnormalized", True)
+    np.testing.assert_array_equal(sampled, [[[[10, 7, 5]]]])
 
 
 @pytest.mark.parametrize("align_corners", [True, False])

@@ -23,6 +23,12 @@ def test_matmul_transposes_the_last_two_axes_and_broadcasts() -> None:
     np.testing.assert_allclose(matmul(x, y, transpose_x=True, transpose_y=True), np.einsum("abij,cki->acjk", x, y))
 
 
+def test_matmul_transposes_either_operand() -> None:
+    x, y = RANDOM.standard_normal((2, 3, 3))
+    np.testing.assert_allclose(matmul(x, y, transpose_x=True), x.T @ y)
+    np.testing.assert_allclose(matmul(x, y, transpose_y=True), x @ y.T)
+
+
 def test_matmul_of_vectors_is_the_inner_product() -> None:
     assert matmul(np.arange(3.0), np.arange(3.0)) == 5
 

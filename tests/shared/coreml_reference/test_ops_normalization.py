@@ -51,6 +51,13 @@ def test_layer_norm_on_an_axis_in_the_middle() -> None:
     np.testing.assert_allclose(layer_norm(X, [1], GAMMA, BETA), expected)
 
 
+def test_epsilon_is_added_under_the_root() -> None:
+    x, epsilon = torch.from_numpy(X), 0.5
+    np.testing.assert_allclose(layer_norm(X, [3], epsilon=epsilon), functional.layer_norm(x, (5,), eps=epsilon))
+    np.testing.assert_allclose(instance_norm(X, epsilon=epsilon), functional.instance_norm(x, eps=epsilon))
+    np.testing.assert_allclose(l2_norm(np.full((1, 2, 2), 2.0), 9.0), np.full((1, 2, 2), 2 / 5))
+
+
 def test_l2_norm_is_over_the_last_three_axes() -> None:
     norms = np.linalg.norm(X.reshape(2, -1), axis=1).reshape(2, 1, 1, 1)
     np.testing.assert_allclose(l2_norm(X, 0.0), X / norms)
@@ -60,3 +67,7 @@ def test_l2_norm_is_over_the_last_three_axes() -> None:
 def test_local_response_norm(size: int) -> None:
     expected = functional.local_response_norm(torch.from_numpy(X), size, alpha=0.5, beta=0.6, k=2.0)
     np.testing.assert_allclose(local_response_norm(X, size, 0.5, 0.6, 2.0), expected)
+
+
+def test_local_response_norm_of_rank_3_has_its_channels_first() -> None:
+    np.testing.assert_allclose(local_response_norm(X[0], 3), local_response_norm(X, 3)[0])

@@ -21,5 +21,10 @@ def test_a_scale_for_each_channel() -> None:
     np.testing.assert_allclose(dequantize(quantized, scale, zero_point, axis=-2), x, atol=scale.max() / 2)
 
 
+def test_dequantize_along_the_first_axis() -> None:
+    x, zero_point = np.array([[5, 7], [-1, 0]], np.int8), np.array([1, -2], np.int8)
+    np.testing.assert_array_equal(dequantize(x, np.array([0.5, 4.0]), zero_point, axis=0), [[2, 3], [4, 8]])
+
+
 def test_dequantize_does_not_wrap_around() -> None:
     np.testing.assert_array_equal(dequantize(np.array([0], np.uint8), np.array(0.5), np.array(200, np.uint8)), [-100])

@@ -26,6 +26,11 @@ def test_gather(indices: NDArray[Any]) -> None:
     np.testing.assert_array_equal(gather(X, indices, axis=-3), X[:, indices])
 
 
+def test_gather_is_along_the_first_axis_by_default() -> None:
+    np.testing.assert_array_equal(gather(X, np.array([1, 0])), X[[1, 0]])
+    np.testing.assert_array_equal(gather_along_axis(X, np.ones((1, 3, 4, 5), int)), X[1:])
+
+
 def test_gather_in_batches() -> None:
     indices = RANDOM.integers(0, 4, (2, 3, 7))
     expected = np.stack([[X[a, b][indices[a, b]] for b in range(3)] for a in range(2)])

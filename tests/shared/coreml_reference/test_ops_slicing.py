@@ -43,7 +43,7 @@ def test_split_by_number_and_by_sizes() -> None:
 
 
 def test_crop() -> None:
-    np.testing.assert_array_equal(crop(X, np.array([1, 0]), np.array([2, 2])), X[:, 1:, 2:3])
+    np.testing.assert_array_equal(crop(X, np.array([1, 0]), np.array([2, 1])), X[:, 1:, 2:4])
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate"])
