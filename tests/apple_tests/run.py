@@ -229,7 +229,7 @@ def introduction() -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("coremltools", "torch", "numpy"))
     return f"""# What the Core ML evaluator has been held to
 
-Written by `tests/apple_tests/run.py`: the tests that ship in coremltools' wheel, run with the evaluator in Core ML's place
+Written by `tests/apple_tests/run.py`: the tests that ship in coremltools' wheel, with the evaluator in Core ML's place
 ({versions}). `tests/apple_tests/README.md` says how, and what the columns mean.
 """
 
