@@ -33,8 +33,8 @@ format: $(INSTALLED)  ## Format the sources and sort their imports
 bench: $(INSTALLED)  ## Measure speed, as ratios in one run
 	@$(RUN) python commands/bench.py
 
-apple-tests: $(INSTALLED)  ## Run Apple's own op tests against our Core ML evaluator
-	@$(RUN) python tests/apple_tests/run.py
+apple-tests: $(INSTALLED)  ## Run Apple's own tests against our Core ML evaluator (about half an hour)
+	@$(RUN) python tests/apple_tests/run.py --suite all --jobs 2 --report docs/coreml_coverage.md
 
 clean:  ## Delete the environment and the tools' caches; data, models and DVC's cache stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -36,8 +36,8 @@ COLD_TARGET_SECONDS = 60
 UNCHANGED_TARGET_SECONDS = 1.5
 
 
-def alternate(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
-    """Median seconds of a call of each function.
+def alternate(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
+    """Seconds of a call of each function in each round.
 
     The functions take turns, so that a slow moment hits all alike; a turn is an untimed call, which warms the caches
     that the others have filled, and then `calls` timed ones.
@@ -50,7 +50,12 @@ def alternate(functions: dict[str, Callable[[], object]], rounds: int, calls: in
             for _ in range(calls):
                 function()
             seconds[name].append((time.perf_counter() - start) / calls)
-    return {name: median(values) for name, values in seconds.items()}
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], name: str, other: str) -> float:
+    """The median over the rounds of one function's time divided by another's."""
+    return median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
 
 
 def judge(value: float, target: float, unit: str = "") -> str:
@@ -58,17 +63,16 @@ def judge(value: float, target: float, unit: str = "") -> str:
     return f"{target}{unit}: {'met' if value <= target else 'NOT met'}"
 
 
-def print_ratios(title: str, seconds: dict[str, float], targets: dict[str, float]) -> None:
-    """Print times, the first being ours, and our ratio to those that have a target."""
-    ours = next(iter(seconds))
+def print_ratios(title: str, seconds: dict[str, list[float]], targets: dict[str, float]) -> None:
+    """Print the median times, and the ratio of "ours" to those that have a target."""
     print(f"\n{title}")
     width = max(map(len, seconds))
-    for name, value in seconds.items():
+    for name, values in seconds.items():
         verdict = ""
         if name in targets:
-            ratio = seconds[ours] / value
-            verdict = f"   ours is {ratio:.2f} of it; target {judge(ratio, targets[name])}"
-        print(f"  {name:<{width}}  {value * 1e3:9.3f} ms{verdict}")
+            share = ratio(seconds, "ours", name)
+            verdict = f"   ours is {share:.2f} of it; target {judge(share, targets[name])}"
+        print(f"  {name:<{width}}  {median(values) * 1e3:9.3f} ms{verdict}")
 
 
 def bench_pipeline(clone: Path) -> None:
@@ -99,7 +103,7 @@ def bench_pipeline(clone: Path) -> None:
     def unchanged() -> None:
         subprocess.run(command, cwd=clone, env=environment, check=True, stdout=subprocess.DEVNULL)
 
-    seconds = alternate({"unchanged": unchanged}, rounds=5)["unchanged"]
+    seconds = median(alternate({"unchanged": unchanged}, rounds=5)["unchanged"])
     print(f"\nUnchanged dvc repro\n  {seconds:.2f} s   target {judge(seconds, UNCHANGED_TARGET_SECONDS, ' s')}")
 
 
@@ -156,9 +160,10 @@ def bench_training(clone: Path) -> None:
         {"ours": lambda: train.train(data, params), "tutorial": tutorial, "LSTM kernels alone": kernels_alone}, rounds=7
     )
     print_ratios(f"Training, {epochs} epochs at one thread", seconds, {"tutorial": 0.9})
-    share = seconds["LSTM kernels alone"] / seconds["ours"]
-    floor = seconds["LSTM kernels alone"] / seconds["tutorial"]
-    print(f"  torch's LSTM forward and backward is {share:.0%} of ours: no loop around it can go below {floor:.2f}")
+    share, floor = (ratio(seconds, "LSTM kernels alone", other) for other in ("ours", "tutorial"))
+    print(
+        f"  torch's LSTM kernels are {share:.0%} of ours, and bound any loop around them at {floor:.2f} of the tutorial's"
+    )
 
 
 def bench_latency(clone: Path) -> None:
