@@ -1,0 +1,59 @@
+"""What make says before anything is installed."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.support import ROOT
+
+import pytest
+
+
+def run_make(folder: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    make = shutil.which("make")
+    assert make is not None
+    return subprocess.run(
+        [make, *args], cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with what make needs, and a space in its name."""
+    folder = tmp_path / "a checkout"
+    folder.mkdir()
+    for name in ("Makefile", "requirements.txt", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def test_make_alone_explains_its_targets(checkout: Path) -> None:
+    output = run_make(checkout).stdout
+    for target in ("repro", "test", "bench", "format", "apple-tests"):
+        assert f"\n  {target} " in output
+    assert not (checkout / ".venv").exists()
+
+
+def test_an_unsupported_python_gets_one_line(checkout: Path) -> None:
+    programs = checkout / "bin"
+    programs.mkdir()
+    python = programs / "python3"
+    python.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.10.1" && exit 0\nexit 1\n')
+    python.chmod(0o755)
+
+    result = run_make(checkout, "repro", PATH=str(programs))
+
+    assert result.returncode != 0
+    [line, from_make] = result.stderr.splitlines()
+    assert line.startswith("Python 3.11, 3.12 or 3.13 is needed; found Python 3.10.1.")
+    assert "Error 1" in from_make
+    assert not (checkout / ".venv").exists()
+
+
+def test_what_is_installed_is_not_installed_again(checkout: Path) -> None:
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "installed").touch()
+    assert "up to date" in run_make(checkout, ".venv/installed").stdout
+    os.utime(checkout / "requirements.txt", (2e9, 2e9))
+    assert "pip install" in run_make(checkout, "--dry-run", ".venv/installed").stdout
