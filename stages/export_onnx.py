@@ -8,7 +8,7 @@ from shared.export import ExportParams, describe
 from shared.lean_graph import simplify
 from shared.model import Checkpoint, load_checkpoint
 from shared.params import StageParams, read_params
-from shared.stage import StageError, parse_args, run, write_bytes
+from shared.stage import StageError, one_line, parse_args, run, write_bytes
 
 import onnx
 import torch
@@ -72,7 +72,7 @@ def check(
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise StageError(f"the exported graph is not valid ONNX: {' '.join(str(error).split())}") from None
+        raise StageError(f"the exported graph is not valid ONNX: {one_line(error)}") from None
 
 
 def axes(value: onnx.ValueInfoProto) -> list[int | str]:

@@ -12,7 +12,7 @@ from shared.artifacts import find_artifacts
 from shared.params import Count, StageParams, read_params
 from shared.runtimes import Floats, Runtime, open_runtime
 from shared.sequences import Prepared
-from shared.stage import StageError, parse_args, replacing, rounded, run, write_json
+from shared.stage import StageError, one_line, parse_args, replacing, rounded, run, write_json
 
 import numpy as np
 from pydantic import Field
@@ -39,9 +39,9 @@ def predict(runtime: Runtime, sequences: Floats, batch_size: int, name: str) -> 
 
 def probe(runtime: Runtime, sequences: Floats, logits: Floats, batch_size: int) -> dict[str, Any]:
     """Run the first `batch_size` rows alone: an export that baked a batch size into its graph differs or fails here."""
-    rows = np.resize(sequences, (batch_size, *sequences.shape[1:]))  # repeats a short split
-    expected = np.resize(logits, (batch_size, *logits.shape[1:]))
-    result = runtime.logits(rows)
+    rows = np.arange(batch_size) % len(sequences)  # repeats a short split
+    expected = logits[rows]
+    result = runtime.logits(sequences[rows])
     same = result.shape == expected.shape
     return {
         "shape": list(result.shape),
@@ -62,10 +62,8 @@ def execute(path: Path, sequences: Floats, params: Params) -> tuple[Floats, dict
         logits = predict(runtime, sequences, largest, path.name)
         sizes = sorted({*params.probe_batches, limit or largest})
         probes = {str(size): probe(runtime, sequences, logits, size) for size in sizes}
-    except StageError:
-        raise
     except Exception as error:  # what a runtime raises has no common base
-        raise StageError(f"{path}: {runtime.executor} failed: {' '.join(str(error).split())}") from None
+        raise StageError(f"{path}: {runtime.executor} failed: {one_line(error)}") from None
     return logits, {
         "executor": runtime.executor,
         "executor_version": runtime.version,

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from shared.params import Size, StageParams, read_params
 from shared.sequences import SPLITS, PreparedWriter, Split
-from shared.stage import StageError, parse_args, replacing, run
+from shared.stage import StageError, one_line, parse_args, replacing, run
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,7 @@ def read_chunks(path: Path, label_column: str) -> Iterator[pd.DataFrame]:
     except pd.errors.EmptyDataError:
         raise StageError(f"{path}: the table is empty") from None
     except (ValueError, OSError, pd.errors.ParserWarning) as error:
-        raise StageError(f"{path}: not a readable table: {' '.join(str(error).split())}") from None
+        raise StageError(f"{path}: not a readable table: {one_line(error)}") from None
 
 
 def find_features(columns: list[str], label_column: str, path: Path) -> tuple[list[str], int]:

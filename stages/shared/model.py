@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.stage import StageError, write_bytes
+from shared.stage import StageError, one_line, write_bytes
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -108,6 +108,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         found = "; ".join(f"config.{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
         raise StageError(f"{path}: a checkpoint of another architecture: {found}") from None
     except (KeyError, TypeError, RuntimeError) as error:
-        found = " ".join(str(error).split())
+        found = one_line(error)
         raise StageError(f"{path}: a checkpoint of another architecture than SequenceClassifier: {found}") from None
     return Checkpoint(model.eval(), training)

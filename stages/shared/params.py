@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from shared.stage import StageError
+from shared.stage import StageError, one_line
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from ruamel.yaml import YAML
@@ -51,7 +51,7 @@ def read_params(section: str, model: type[Params]) -> Params:
     except FileNotFoundError:
         raise StageError(f"{PARAMS_FILE}: no such file; run from the project's folder") from None
     except YAMLError as error:
-        raise StageError(f"{PARAMS_FILE}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise StageError(f"{PARAMS_FILE}: not valid YAML: {one_line(error)}") from None
     if not isinstance(sections, dict) or not isinstance(sections.get(section), dict):
         found = list(sections) if isinstance(sections, dict) else sections
         raise StageError(f"{PARAMS_FILE}: section {section!r} is missing{_closest(section, found)}; found {found}")

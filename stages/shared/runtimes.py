@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from shared.stage import StageError
+from shared.stage import StageError, one_line
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +77,10 @@ def open_runtime(path: Path) -> Runtime:
 
 
 def stored_classes(path: Path, metadata: dict[str, str]) -> list[str]:
-    """The class names that an exporter stored as JSON; none if it stored none that can be read.
+    """The class names that an exporter stored as JSON.
 
     Raises:
-        StageError: There are none.
+        StageError: It stored none, or none that can be read.
     """
     try:
         classes = json.loads(metadata["classes"])
@@ -134,16 +134,14 @@ class OnnxRuntime:
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions have no common base
-            raise StageError(f"{path}: not a readable ONNX file: {_one_line(error)}") from None
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise StageError(f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; expected one of each")
-        fixed = inputs[0].shape[0] if inputs[0].shape and isinstance(inputs[0].shape[0], int) else None
+            raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
+        source, target = _only_pair(path, self._session.get_inputs(), self._session.get_outputs())
+        fixed = source.shape[0] if source.shape and isinstance(source.shape[0], int) else None
         self.interface = Interface(
-            input_name=inputs[0].name,
-            output_name=outputs[0].name,
-            input_axes=list(inputs[0].shape),
-            dtypes=[ONNX_DTYPES.get(value.type, value.type) for value in (inputs[0], outputs[0])],
+            input_name=source.name,
+            output_name=target.name,
+            input_axes=list(source.shape),
+            dtypes=[ONNX_DTYPES.get(value.type, value.type) for value in (source, target)],
             classes=stored_classes(path, self._session.get_modelmeta().custom_metadata_map),
             largest_batch=fixed,
         )
@@ -209,9 +207,7 @@ class CoreMLRuntime:
 def _coreml_interface(
     path: Path, inputs: dict[str, Any], outputs: dict[str, Any], metadata: dict[str, str]
 ) -> Interface:
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise StageError(f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; expected one of each")
-    [source], [target] = inputs.values(), outputs.values()
+    source, target = _only_pair(path, list(inputs.values()), list(outputs.values()))
     axes: list[int | str] = list(source.shape)
     largest = source.shape[0] if source.shape else None
     if source.bounds:
@@ -227,10 +223,12 @@ def _coreml_interface(
     )
 
 
+def _only_pair(path: Path, inputs: list[Any], outputs: list[Any]) -> tuple[Any, Any]:
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise StageError(f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; expected one of each")
+    return inputs[0], outputs[0]
+
+
 def _naming(path: Path, error: Exception) -> str:
-    message = _one_line(error)
+    message = one_line(error)
     return message if str(path) in message else f"{path}: {message}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -15,6 +15,11 @@ class StageError(Exception):
     """An error that a user can cause and mend: one line that says what was found, where, and what is allowed."""
 
 
+def one_line(error: Exception) -> str:
+    """A library's message, however many lines it has, as part of a `StageError`'s one."""
+    return " ".join(str(error).split())
+
+
 def parse_args(description: str | None, inputs: dict[str, str], outputs: dict[str, str]) -> argparse.Namespace:
     """Read a stage's positional paths: inputs, then outputs.
 
