@@ -131,8 +131,10 @@ def bench_training(clone: Path) -> None:
     epochs = 50
     params = read_params("train", train.Params).model_copy(update={"epochs": epochs, "threads": 1})
     data = Prepared(clone / "data" / "prepared")
-    x, y = (torch.from_numpy(array) for array in data.split("train"))
-    x_validation, y_validation = (torch.from_numpy(array) for array in data.split("validation"))
+    (x, y), (x_validation, y_validation) = (
+        (torch.from_numpy(arrays.sequences), torch.from_numpy(arrays.labels))
+        for arrays in (data.split("train"), data.split("validation"))
+    )
 
     def tutorial() -> None:
         model = TutorialModel(params.hidden_size)

@@ -61,7 +61,7 @@ def main() -> None:
     )
     data = Prepared(args.prepared)
     classes = data.schema.classes
-    _, labels = data.split("test")
+    labels = data.split("test").labels
     predictions = list(read_predictions(args.predictions))
     figures = {(found.format, found.precision): evaluate(found, labels, classes) for found in predictions}
     confusion = confusion_table(find_reference(predictions), labels, classes)

@@ -81,7 +81,7 @@ def main() -> None:
         outputs={"predictions": "the folder of their logits"},
     )
     params = read_params("predict", Params)
-    sequences, _ = Prepared(args.prepared).split("test")
+    sequences = Prepared(args.prepared).split("test").sequences
     artifacts = find_artifacts(args.models)
     if not artifacts:
         raise StageError(f"{args.models}: no exported file in this folder")

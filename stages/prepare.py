@@ -208,13 +208,14 @@ def prepare(table: Path, folder: Path, params: Params) -> None:
             labels, features, time_steps = read_table(table, params, values_file)
         values = np.memmap(scratch, dtype=np.float32, mode="r", shape=(len(labels), time_steps, len(features)))
         rows = split_rows(labels, params, table)
-        writer = PreparedWriter(folder, {split: len(rows[split]) for split in SPLITS}, time_steps, len(features))
+        counts = {split: len(rows[split]) for split in SPLITS}
+        writer = PreparedWriter(folder, counts, time_steps, len(features), ragged=False)
         for split in SPLITS:
             for start in range(0, len(rows[split]), CHUNK_ROWS):
                 chosen = rows[split][start : start + CHUNK_ROWS]
-                writer.sequences[split][start : start + CHUNK_ROWS] = values[chosen]
-                writer.labels[split][start : start + CHUNK_ROWS] = labels[chosen]
-        mean, deviation = mean_and_deviation(writer.sequences["train"])
+                writer.splits[split].sequences[start : start + CHUNK_ROWS] = values[chosen]
+                writer.splits[split].labels[start : start + CHUNK_ROWS] = labels[chosen]
+        mean, deviation = mean_and_deviation(writer.splits["train"].sequences)
         writer.close(features, [str(name) for name in params.classes], mean, deviation)
     finally:
         scratch.unlink(missing_ok=True)

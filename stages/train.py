@@ -61,8 +61,10 @@ def train(data: Prepared, params: Params) -> tuple[SequenceClassifier, list[Epoc
     """
     torch.manual_seed(params.seed)
     torch.set_num_threads(params.threads)
-    sequences, labels = (torch.from_numpy(array) for array in data.split("train"))
-    validation = [torch.from_numpy(array) for array in data.split("validation")]
+    (sequences, labels), validation = (
+        (torch.from_numpy(arrays.sequences), torch.from_numpy(arrays.labels))
+        for arrays in (data.split("train"), data.split("validation"))
+    )
     config = ModelConfig(
         features=data.schema.features,
         time_steps=data.schema.time_steps,

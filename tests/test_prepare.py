@@ -25,25 +25,25 @@ def test_every_row_is_in_one_split_with_its_label(workspace: Workspace) -> None:
     assert data.schema.rows == {"train": 200, "validation": 100, "test": 400}
     table = table_of(workspace).astype(np.float32).to_numpy()
     splits = [data.split(split) for split in SPLITS]
-    rows = np.concatenate([np.hstack([sequences[:, :, 0], labels[:, None]]) for sequences, labels in splits])
+    rows = np.concatenate([np.hstack([arrays.sequences[:, :, 0], arrays.labels[:, None]]) for arrays in splits])
     np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(table, axis=0))
     assert {tuple(row) for row in rows.tolist()} == {tuple(row) for row in table.tolist()}
 
 
 def test_mean_and_deviation_are_of_the_training_split(workspace: Workspace) -> None:
     data = prepared(workspace)
-    sequences, _ = data.split("train")
+    sequences = data.split("train").sequences
     np.testing.assert_allclose(data.schema.mean, [sequences.mean(dtype=np.float64)])
     np.testing.assert_allclose(data.schema.deviation, [sequences.std(dtype=np.float64)])
 
 
 def test_the_seed_decides_the_rows(workspace: Workspace) -> None:
-    before = np.array(prepared(workspace).split("train")[0])
+    before = np.array(prepared(workspace).split("train").sequences)
     workspace.call("prepare")
-    np.testing.assert_array_equal(prepared(workspace).split("train")[0], before)
+    np.testing.assert_array_equal(prepared(workspace).split("train").sequences, before)
     workspace.set("prepare.seed", 1)
     workspace.call("prepare")
-    assert not np.array_equal(prepared(workspace).split("train")[0], before)
+    assert not np.array_equal(prepared(workspace).split("train").sequences, before)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_stratified_splits_hold_the_classes_in_the_tables_proportions(workspace:
     workspace.call("prepare")
     shares = table_of(workspace)["label"].value_counts(normalize=True).sort_index().to_numpy()
     for split in SPLITS:
-        _, labels = prepared(workspace).split(split)
+        labels = prepared(workspace).split(split).labels
         np.testing.assert_allclose(np.bincount(labels) / len(labels), shares, atol=1.01 / len(labels))
 
 
@@ -83,7 +83,7 @@ def test_several_features_become_the_last_axis_whatever_the_columns_order(worksp
     data = prepared(workspace)
     assert (data.schema.features, data.schema.time_steps, data.schema.classes) == (["x", "y"], 2, ["on", "off"])
     for split in SPLITS:
-        [[[x0, y0], [x1, y1]]] = data.split(split)[0].tolist()
+        [[[x0, y0], [x1, y1]]] = data.split(split).sequences.tolist()
         assert [x1 - x0, y0 - x0, y1 - x0] == [1, 2, 3]
 
 
@@ -92,7 +92,8 @@ def test_labels_follow_the_order_of_the_classes_even_if_one_reads_as_nothing(wor
     write(workspace.folder, "value_0,label\n0,NA\n1,None\n2,walking\n")
     workspace.call("prepare")
     for split in SPLITS:
-        sequences, labels = prepared(workspace).split(split)
+        arrays = prepared(workspace).split(split)
+        sequences, labels = arrays.sequences, arrays.labels
         assert sequences[0, 0, 0] == labels[0]
 
 

@@ -33,8 +33,10 @@ def fit(workspace: Workspace, **changes: Any) -> tuple[SequenceClassifier, list[
 
 def test_a_full_batch_epoch_is_the_tutorial_s_own_step(workspace: Workspace) -> None:
     data = Prepared(workspace.folder / "data" / "prepared")
-    x, y = (torch.from_numpy(array) for array in data.split("train"))
-    validation_x, validation_y = (torch.from_numpy(array) for array in data.split("validation"))
+    (x, y), (validation_x, validation_y) = (
+        (torch.from_numpy(arrays.sequences), torch.from_numpy(arrays.labels))
+        for arrays in (data.split("train"), data.split("validation"))
+    )
     _, epochs = fit(workspace)
 
     torch.manual_seed(0)

@@ -41,7 +41,7 @@ def test_a_file_says_what_it_declares_and_who_executes_it(small_run: Path, name:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("batch", [1, 5])
 def test_every_format_gives_pytorch_s_logits(small_run: Path, name: str, batch: int) -> None:
-    sequences, _ = Prepared(small_run / "data/prepared").split("test")
+    sequences = Prepared(small_run / "data/prepared").split("test").sequences
     x = np.ascontiguousarray(sequences[:batch])
     expected = open_runtime(small_run / "models/pytorch/classifier.pt").logits(x)
     found = open_runtime(small_run / "models" / name).logits(x)
