@@ -126,7 +126,7 @@ class PreparedWriter:
         """Flush the arrays and write the schema: only now is the folder complete."""
         for arrays in self.splits.values():
             for array in (arrays.sequences, arrays.labels, arrays.lengths):
-                if array is not None:
+                if isinstance(array, np.memmap):
                     array.flush()
         train = self.splits["train"]
         schema = Schema(
