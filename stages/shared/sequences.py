@@ -9,7 +9,6 @@ Arrays are NumPy's own format, read by mapping the file into memory: a stage tha
 more memory for a longer table.
 """
 
-import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -68,17 +67,6 @@ class SplitArrays:
     sequences: NDArray[np.float32]
     labels: NDArray[np.int64]
     lengths: NDArray[np.int32] | None
-
-    def release(self) -> None:
-        """Give the memory of the rows read so far back; a row that is asked for again is read again from the file.
-
-        A stage that walks over a long split calls it now and then: the pages of a mapped file count as the process's
-        memory until then. Whatever was written into the arrays is lost.
-        """
-        for array in (self.sequences, self.labels, self.lengths):
-            mapped = getattr(array, "_mmap", None)
-            if mapped is not None:
-                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class Prepared:
