@@ -23,6 +23,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "stages"))
 
 import train  # noqa: E402
+from shared.architectures import ArchitectureParams  # noqa: E402
 from shared.model import load_checkpoint  # noqa: E402 - after the path to it
 from shared.params import read_params  # noqa: E402
 from shared.sequences import Prepared  # noqa: E402
@@ -130,6 +131,8 @@ def bench_training(clone: Path) -> None:
     os.chdir(clone)
     epochs = 50
     params = read_params("train", train.Params).model_copy(update={"epochs": epochs, "threads": 1})
+    architecture = read_params("architecture", ArchitectureParams)
+    hidden_size = architecture.options["hidden_size"]
     data = Prepared(clone / "data" / "prepared")
     (x, y), (x_validation, y_validation) = (
         (torch.from_numpy(arrays.sequences), torch.from_numpy(arrays.labels))
@@ -137,7 +140,7 @@ def bench_training(clone: Path) -> None:
     )
 
     def tutorial() -> None:
-        model = TutorialModel(params.hidden_size)
+        model = TutorialModel(hidden_size)
         criterion = nn.CrossEntropyLoss()
         optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate)
         train_losses, validation_losses = [], []
@@ -149,7 +152,7 @@ def bench_training(clone: Path) -> None:
             train_losses.append(loss.item())
             validation_losses.append(criterion(model(x_validation), y_validation).item())
 
-    lstm = nn.LSTM(1, params.hidden_size, batch_first=True)
+    lstm = nn.LSTM(1, hidden_size, batch_first=True)
 
     def kernels_alone() -> None:
         for _ in range(epochs):
@@ -159,7 +162,12 @@ def bench_training(clone: Path) -> None:
 
     torch.set_num_threads(1)
     seconds = alternate(
-        {"ours": lambda: train.train(data, params), "tutorial": tutorial, "LSTM kernels alone": kernels_alone}, rounds=7
+        {
+            "ours": lambda: train.train(data, params, architecture),
+            "tutorial": tutorial,
+            "LSTM kernels alone": kernels_alone,
+        },
+        rounds=7,
     )
     print_ratios(f"Training, {epochs} epochs at one thread", seconds, {"tutorial": 0.9})
     share, floor = (ratio(seconds, "LSTM kernels alone", other) for other in ("ours", "tutorial"))
@@ -169,8 +177,9 @@ def bench_training(clone: Path) -> None:
 def bench_latency(clone: Path) -> None:
     """One sequence through the exported file, the stock export and PyTorch, at one thread."""
     model = load_checkpoint(clone / "models" / "pytorch" / "classifier.pt").model
-    stock = TutorialModel(model.config.hidden_size).eval()
-    stock.load_state_dict(model.state_dict())
+    stock = TutorialModel(model.config.options["hidden_size"]).eval()
+    for part, ours in ((stock.lstm, model.network.rnn), (stock.linear, model.network.linear)):
+        part.load_state_dict(ours.state_dict())  # type: ignore[union-attr]
     stock_file = clone / "stock.onnx"
     logging.disable(logging.WARNING)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

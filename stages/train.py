@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.architectures import ArchitectureParams, Choice
 from shared.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
 from shared.params import Count, StageParams, read_params
-from shared.sequences import Prepared
+from shared.sequences import Prepared, Schema, Split
 from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
 
 import torch
@@ -22,9 +23,7 @@ VALIDATION_ROWS = 8192  # validated at once: memory stays flat as the split grow
 class Params(StageParams):
     """Section `train`."""
 
-    hidden_size: Count
-    layers: Count
-    bidirectional: bool
+    standardize: bool
     epochs: Count
     batch_size: Count | None
     learning_rate: float = Field(gt=0)
@@ -42,18 +41,49 @@ class Epoch:
     validation_accuracy: float
 
 
+Rows = tuple[Tensor, Tensor, Tensor | None]
+"""Sequences, labels and, of ragged data, lengths."""
+
+
+def read_rows(data: Prepared, split: Split) -> Rows:
+    """The rows of one split, which share the memory of its map."""
+    arrays = data.split(split)
+    lengths = None if arrays.lengths is None else torch.from_numpy(arrays.lengths)
+    return torch.from_numpy(arrays.sequences), torch.from_numpy(arrays.labels), lengths
+
+
 @torch.inference_mode()
-def validate(model: SequenceClassifier, sequences: Tensor, labels: Tensor) -> tuple[float, float]:
+def validate(model: SequenceClassifier, rows: Rows) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over all rows."""
     loss = correct = 0.0
-    for x, y in zip(sequences.split(VALIDATION_ROWS), labels.split(VALIDATION_ROWS), strict=True):
-        logits = model(x)
+    _, labels, _ = rows
+    for start in range(0, len(labels), VALIDATION_ROWS):
+        x, y, lengths = pick(rows, slice(start, start + VALIDATION_ROWS))
+        logits = model(x, lengths)
         loss += cross_entropy(logits, y, reduction="sum").item()
         correct += (logits.argmax(dim=1) == y).sum().item()
     return loss / len(labels), correct / len(labels)
 
 
-def train(data: Prepared, params: Params) -> tuple[SequenceClassifier, list[Epoch]]:
+def build(schema: Schema, params: Params, architecture: Choice) -> SequenceClassifier:
+    """An untrained classifier for the data."""
+    model = SequenceClassifier(
+        ModelConfig(
+            features=schema.features,
+            time_steps=schema.time_steps,
+            classes=schema.classes,
+            ragged=schema.ragged,
+            standardize=params.standardize,
+            architecture=architecture.name,
+            options=architecture.options,
+        )
+    )
+    if params.standardize:
+        model.set_standardization(schema.mean, schema.deviation)
+    return model
+
+
+def train(data: Prepared, params: Params, architecture: Choice) -> tuple[SequenceClassifier, list[Epoch]]:
     """Fit from scratch with Adam and cross-entropy; equal inputs give equal weights.
 
     Raises:
@@ -61,19 +91,9 @@ def train(data: Prepared, params: Params) -> tuple[SequenceClassifier, list[Epoc
     """
     torch.manual_seed(params.seed)
     torch.set_num_threads(params.threads)
-    (sequences, labels), validation = (
-        (torch.from_numpy(arrays.sequences), torch.from_numpy(arrays.labels))
-        for arrays in (data.split("train"), data.split("validation"))
-    )
-    config = ModelConfig(
-        features=data.schema.features,
-        time_steps=data.schema.time_steps,
-        classes=data.schema.classes,
-        hidden_size=params.hidden_size,
-        layers=params.layers,
-        bidirectional=params.bidirectional,
-    )
-    model = SequenceClassifier(config)
+    rows, validation = read_rows(data, "train"), read_rows(data, "validation")
+    labels = rows[1]
+    model = build(data.schema, params, architecture)
     optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate, fused=True)
     batch_size = min(params.batch_size or len(labels), len(labels))
     steps = params.epochs * math.ceil(len(labels) / batch_size)
@@ -83,27 +103,34 @@ def train(data: Prepared, params: Params) -> tuple[SequenceClassifier, list[Epoc
     progress = tqdm(range(1, params.epochs + 1), desc="train", unit="epoch", disable=None)
     for epoch in progress:
         train_loss = 0.0
-        for x, y in shuffled_batches(sequences, labels, batch_size):
-            loss = cross_entropy(model(x), y)
+        for x, y, lengths in shuffled_batches(rows, batch_size):
+            loss = cross_entropy(model(x, lengths), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if scheduler:
                 scheduler.step()
             train_loss += loss.item() * len(y) / len(labels)
-        epochs.append(Epoch(train_loss, *validate(model, *validation)))
+        epochs.append(Epoch(train_loss, *validate(model, validation)))
         check_finite(epoch, epochs[-1], optimizer.param_groups[0]["lr"])
         progress.set_postfix(loss=f"{train_loss:.4f}", validation=f"{epochs[-1].validation_loss:.4f}", refresh=False)
     return model.eval(), epochs
 
 
-def shuffled_batches(sequences: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def shuffled_batches(rows: Rows, batch_size: int) -> Iterator[Rows]:
     """Deal the rows out at random; the order within a full batch makes no difference, so that one is not copied."""
-    if batch_size == len(labels):
-        yield sequences, labels
+    count = len(rows[1])
+    if batch_size == count:
+        yield rows
     else:
-        for rows in torch.randperm(len(labels)).split(batch_size):
-            yield sequences[rows], labels[rows]
+        for chosen in torch.randperm(count).split(batch_size):
+            yield pick(rows, chosen)
+
+
+def pick(rows: Rows, chosen: Tensor | slice) -> Rows:
+    """Some of the rows."""
+    sequences, labels, lengths = rows
+    return sequences[chosen], labels[chosen], None if lengths is None else lengths[chosen]
 
 
 def check_finite(number: int, epoch: Epoch, learning_rate: float) -> None:
@@ -149,7 +176,8 @@ def main() -> None:
         outputs={"checkpoint": "the trained model", "summary": "its figures (JSON)", "loss": "its loss curve (CSV)"},
     )
     params = read_params("train", Params)
-    model, epochs = train(Prepared(args.prepared), params)
+    architecture = read_params("architecture", ArchitectureParams)
+    model, epochs = train(Prepared(args.prepared), params, architecture)
     figures = summary(model, epochs)
     save_checkpoint(args.checkpoint, Checkpoint(model, figures))
     write_json(args.summary, figures)

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from shared import AVX2_KERNELS
+from shared.architectures import ArchitectureParams, Choice
+from shared.model import ModelConfig, SequenceClassifier
 from shared.stage import run
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +47,29 @@ def set_params(folder: Path, values: dict[str, Any]) -> None:
             section = section[part]
         section[name] = value
     yaml.dump(content, file)
+
+
+def architecture(name: str = "lstm", **options: Any) -> Choice:
+    """Section `architecture` as committed, with another name, and other options in the block of that name."""
+    section = YAML(typ="safe").load(ROOT / "params.yaml")["architecture"]
+    return ArchitectureParams.model_validate(section | {"name": name, name: section[name] | options})
+
+
+def classifier(
+    name: str = "lstm", *, time_steps: int = 5, ragged: bool = False, standardize: bool = False, **options: Any
+) -> SequenceClassifier:
+    """An untrained classifier of two features and three classes, ready to be exported."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        features=["x", "y"],
+        time_steps=time_steps,
+        classes=["on", "off", "none"],
+        ragged=ragged,
+        standardize=standardize,
+        architecture=name,
+        options=architecture(name, **options).options,
+    )
+    return SequenceClassifier(config).eval()
 
 
 def clean_environment() -> dict[str, str]:

@@ -35,7 +35,11 @@ FP16 = "models/coreml/classifier-fp16.mlpackage"
         ("train", "train.epochs", "many", "train.epochs = 'many': input should be a valid integer"),
         ("train", "train.epochs", 3.5, "train.epochs = 3.5: input should be a valid integer"),
         ("train", "train.epochs", True, "train.epochs = True: input should be a valid integer"),
-        ("train", "train.hidden_size", 0, "train.hidden_size = 0: input should be greater than 0"),
+        ("train", "architecture.gru.hidden_size", 0, "architecture.gru.hidden_size = 0: input should be greater"),
+        ("train", "architecture.name", "lsmt", "'lstm', 'mlp' or 'transformer' (did you mean 'lstm'?)"),
+        ("train", "architecture.cnn.kernel", 3, "architecture.cnn.kernel (did you mean 'kernel_size'?); allowed: chan"),
+        ("train", "architecture.cnn.kernel_size", 4, "architecture.cnn.kernel_size = 4: should be odd"),
+        ("train", "architecture.transformer.heads", 5, "should be even and a multiple of heads (5)"),
         ("train", "train.learning_rate", float("nan"), "train.learning_rate = nan: input should be"),
         ("train", "train.schedule", "linear", "train.schedule = 'linear': input should be 'constant' or 'cosine'"),
         ("generate", "generate.seed", -1, "generate.seed = -1: input should be greater than or equal to 0"),
@@ -234,8 +238,9 @@ def altered(content: Any, key: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("config.hidden_size", 49, "Error(s) in loading state_dict"),
-        ("config.kernel_size", 3, "config.kernel_size: Extra inputs are not permitted"),
+        ("config.options.hidden_size", 49, "Error(s) in loading state_dict"),
+        ("config.options.kernel_size", 3, "kernel_size: Extra inputs are not permitted"),
+        ("config.architecture", "lsmt", "'lsmt' is none of cnn, gru, lstm, mlp, transformer (did you mean 'lstm'?)"),
         ("state", {}, "Missing key(s) in state_dict"),
     ],
 )
@@ -328,7 +333,7 @@ def test_an_onnx_file_of_another_model_runs_but_is_not_verified(workspace: Works
 def test_a_mlpackage_of_another_model_runs_but_is_not_verified(workspace: Workspace) -> None:
     other = load_checkpoint(workspace.folder / CHECKPOINT)
     with torch.no_grad():
-        other.model.linear.weight *= 1.01
+        other.model.get_parameter("network.linear.weight").mul_(1.01)
     save_checkpoint(workspace.folder / "other.pt", other)
     workspace.call("export_coreml", "other.pt", FP32, FP16)
     workspace.call("predict@coreml")

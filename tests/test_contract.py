@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 STAGES = ROOT / "stages"
 SHARED = STAGES / "shared"
-EVALUATOR = SHARED / "coreml_reference"  # one part, listed as a folder
+FOLDERS = [SHARED / "architectures", SHARED / "coreml_reference"]  # each one part, listed as a folder
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 
@@ -72,11 +72,12 @@ def dependencies(script: Path) -> set[str]:
         file = waiting.pop()
         reached.add(file)
         waiting |= imported(file) - reached
-        if EVALUATOR in file.parents:
-            waiting |= set(EVALUATOR.rglob("*.py")) - reached
+        for folder in set(FOLDERS) & set(file.parents):
+            waiting |= set(folder.rglob("*.py")) - reached
     names = {node.value for file in reached for node in ast.walk(tree(file)) if isinstance(node, ast.Constant)}
     reached |= {file for file in SHARED.iterdir() if file.is_file() and file.suffix != ".py" and file.name in names}
-    return {str((EVALUATOR if EVALUATOR in file.parents else file).relative_to(ROOT)) for file in reached}
+    parts = {next((folder for folder in FOLDERS if folder in file.parents), file) for file in reached}
+    return {str(part.relative_to(ROOT)) for part in parts}
 
 
 def sections(script: Path) -> dict[str, str]:

@@ -7,7 +7,8 @@ from typing import Any
 import export_coreml
 from shared.coreml_reference import CoreMLReference, InputError
 from shared.export import ExportParams
-from shared.model import Checkpoint, ModelConfig, SequenceClassifier
+from shared.model import Checkpoint
+from tests.support import classifier
 
 import numpy as np
 import pytest
@@ -18,17 +19,8 @@ TRAINING = {"validation_loss": 0.125}
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 
-def checkpoint(**changes: Any) -> Checkpoint:
-    config: dict[str, Any] = {
-        "features": ["x", "y"],
-        "time_steps": 5,
-        "classes": ["on", "off", "none"],
-        "hidden_size": 48,
-        "layers": 1,
-        "bidirectional": False,
-    }
-    torch.manual_seed(0)
-    return Checkpoint(SequenceClassifier(ModelConfig(**config | changes)).eval(), TRAINING)
+def checkpoint(**options: Any) -> Checkpoint:
+    return Checkpoint(classifier(hidden_size=48, **options), TRAINING)
 
 
 def convert(

@@ -7,9 +7,9 @@ from typing import Any
 import export_onnx
 from shared.canonical import canonical_onnx
 from shared.export import ExportParams
-from shared.model import Checkpoint, ModelConfig, SequenceClassifier
+from shared.model import Checkpoint
 from shared.stage import StageError
-from tests.support import ROOT
+from tests.support import ROOT, classifier
 
 import numpy as np
 import onnx
@@ -21,17 +21,8 @@ NAMES = ExportParams(input_name="samples", output_name="scores", version="2.1.0"
 TRAINING = {"validation_loss": 0.125}
 
 
-def checkpoint(**changes: Any) -> Checkpoint:
-    config: dict[str, Any] = {
-        "features": ["x", "y"],
-        "time_steps": 5,
-        "classes": ["on", "off", "none"],
-        "hidden_size": 16,
-        "layers": 1,
-        "bidirectional": False,
-    }
-    torch.manual_seed(0)
-    return Checkpoint(SequenceClassifier(ModelConfig(**config | changes)).eval(), TRAINING)
+def checkpoint(**options: Any) -> Checkpoint:
+    return Checkpoint(classifier(hidden_size=16, **options), TRAINING)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def problems(found: Prediction, predictions: Predictions, defaults: Defaults) ->
 def swap_bias_gates(model: SequenceClassifier) -> None:
     """Give the cell gate's bias to the output gate and the other way round, as a converter might."""
     with torch.no_grad():
-        for name, parameter in model.lstm.named_parameters():
+        for name, parameter in model.get_submodule("network.rnn").named_parameters():
             if name.startswith("bias"):
                 i, f, g, o = parameter.chunk(4)
                 parameter.copy_(torch.cat([i, f, o, g]))
@@ -187,10 +187,10 @@ def test_a_batch_size_baked_into_a_mlpackage_is_caught(workspace: Workspace) -> 
     """The mistake that the architecture avoids: an initial state of the traced batch's size."""
 
     class Baked(SequenceClassifier):
-        def forward(self, sequence: torch.Tensor) -> torch.Tensor:
+        def forward(self, sequence: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
             zeros = torch.zeros(1, int(sequence.size(0)), 50)
-            _, (h_n, _) = self.lstm(sequence, (zeros, zeros))
-            logits: torch.Tensor = self.linear(h_n[-1])
+            _, (h_n, _) = self.get_submodule("network.rnn")(sequence, (zeros, zeros))
+            logits: torch.Tensor = self.get_submodule("network.linear")(h_n[-1])
             return logits
 
     import_coremltools()

@@ -1,7 +1,7 @@
-"""The architecture, and its checkpoint: everything that an exporter needs to know, in one file.
+"""The classifier and its checkpoint: everything that an exporter needs to know, in one file.
 
-To bring another architecture, replace `SequenceClassifier` and `ModelConfig`: the stages only call
-`SequenceClassifier(config)`, use `forward` as documented, and save and load checkpoints.
+The classifier is one of `shared/architectures/`, behind what every one of them needs: raw values are standardised, and
+padding is kept out.
 """
 
 import io
@@ -11,23 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.architectures import ARCHITECTURES, Sizes
+from shared.architectures.base import within
+from shared.params import closest
 from shared.stage import StageError, one_line, write_bytes
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
 
 class ModelConfig(BaseModel):
-    """What the architecture is built from.
+    """What the classifier is built from.
 
     Attributes:
         features: Names of the values at each time step.
-        time_steps: Length of a sequence.
+        time_steps: Length of a sequence, or of the longest.
         classes: Names of the classes, in the order of the logits.
-        hidden_size: Width of the LSTM's state.
-        layers: LSTM layers on top of each other.
-        bidirectional: Whether a second LSTM reads each sequence backwards.
+        ragged: Whether sequences differ in length, and the classifier is given their lengths.
+        standardize: Whether the classifier takes raw values and standardises them itself.
+        architecture: Its name, of those in `shared/architectures/`.
+        options: What that architecture is built from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,35 +39,60 @@ class ModelConfig(BaseModel):
     features: list[str] = Field(min_length=1)
     time_steps: int = Field(gt=0)
     classes: list[str] = Field(min_length=2)
-    hidden_size: int = Field(gt=0)
-    layers: int = Field(gt=0)
-    bidirectional: bool
+    ragged: bool
+    standardize: bool
+    architecture: str
+    options: dict[str, Any]
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ARCHITECTURES:
+            raise ValueError(f"{name!r} is none of {', '.join(sorted(ARCHITECTURES))}{closest(name, ARCHITECTURES)}")
+        return name
 
 
 class SequenceClassifier(nn.Module):
-    """An LSTM that reads the sequence, and a linear layer on its last state."""
+    """Sequences in, logits out: an architecture, and before it what belongs to the data.
+
+    Raises:
+        pydantic.ValidationError: The options are not the architecture's.
+    """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.lstm = nn.LSTM(
-            len(config.features),
-            config.hidden_size,
-            config.layers,
-            batch_first=True,
-            bidirectional=config.bidirectional,
-        )
-        self.linear = nn.Linear(config.hidden_size * (2 if config.bidirectional else 1), len(config.classes))
+        if config.standardize:
+            self.register_buffer("mean", torch.zeros(len(config.features)))
+            self.register_buffer("deviation", torch.ones(len(config.features)))
+        architecture = ARCHITECTURES[config.architecture]
+        sizes = Sizes(len(config.features), config.time_steps, len(config.classes), config.ragged)
+        self.network = architecture(sizes, architecture.Options.model_validate(config.options))
 
-    def forward(self, sequence: Tensor) -> Tensor:
+    def set_standardization(self, mean: list[float], deviation: list[float]) -> None:
+        """Set what raw values are standardised by; a feature that never varied is only centred."""
+        self.mean.copy_(torch.tensor(mean))
+        self.deviation.copy_(torch.tensor([value if value > 0 else 1.0 for value in deviation]))
+
+    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Map sequences (batch, time, features) to logits (batch, classes), both float32.
 
-        The zero initial state stays implicit: written out, exporters bake the traced batch size into it. The last state
-        is read from h_n and not from the outputs, which gives the leaner graph in every format.
+        Args:
+            sequence: Raw values if `config.standardize`.
+            lengths: (batch,), int32; given if and only if `config.ragged`. How many steps of each sequence count: what
+                comes after them makes no difference, not even NaN. A length below 1 counts as 1, a length above the
+                number of steps as that number.
         """
-        _, (h_n, _) = self.lstm(sequence)
-        last = torch.cat([h_n[-2], h_n[-1]], dim=1) if self.config.bidirectional else h_n[-1]
-        logits: Tensor = self.linear(last)
+        if self.config.standardize:
+            sequence = (sequence - self.mean) / self.deviation
+        if lengths is not None:
+            counts = within(sequence, lengths.clamp(min=1))
+            lengths = counts.sum(dim=1, dtype=lengths.dtype)
+            sequence = sequence.where(counts.unsqueeze(2), 0)
+        logits: Tensor = self.network(sequence, lengths)
         return logits
 
 
@@ -105,7 +134,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         model.load_state_dict(content["state"])
         training = dict(content["training"])
     except ValidationError as error:
-        found = "; ".join(f"config.{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
+        found = "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
         raise StageError(f"{path}: a checkpoint of another architecture: {found}") from None
     except (KeyError, TypeError, RuntimeError) as error:
         found = one_line(error)

@@ -1,6 +1,8 @@
 """A section of params.yaml -> a validated, frozen object."""
 
 import difflib
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -54,7 +56,7 @@ def read_params(section: str, model: type[Params]) -> Params:
         raise StageError(f"{PARAMS_FILE}: not valid YAML: {one_line(error)}") from None
     if not isinstance(sections, dict) or not isinstance(sections.get(section), dict):
         found = list(sections) if isinstance(sections, dict) else sections
-        raise StageError(f"{PARAMS_FILE}: section {section!r} is missing{_closest(section, found)}; found {found}")
+        raise StageError(f"{PARAMS_FILE}: section {section!r} is missing{closest(section, found)}; found {found}")
     try:
         return model.model_validate(sections[section])
     except ValidationError as error:
@@ -67,15 +69,20 @@ def _explain(section: str, detail: Any, model: type[StageParams]) -> str:
     location = [str(part) for part in detail["loc"]]
     key = ".".join([section, *location])
     if detail["type"] == "extra_forbidden":
+        for part in location[:-1]:
+            inner = model.model_fields[part].annotation if part in model.model_fields else None
+            model = inner if isinstance(inner, type) and issubclass(inner, StageParams) else model
         allowed = list(model.model_fields)
-        return f"unknown key {key}{_closest(location[-1], allowed)}; allowed: {', '.join(allowed)}"
+        return f"unknown key {key}{closest(location[-1], allowed)}; allowed: {', '.join(allowed)}"
     if detail["type"] == "missing":
         return f"key {key} is missing"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "literal_error":
+        message += closest(str(detail["input"]), re.findall("'(.*?)'", detail["ctx"]["expected"]))
     return f"{key} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _closest(name: str, names: Any) -> str:
+def closest(name: str, names: Iterable[Any] | None) -> str:
     """A suggestion for a misspelt name, or nothing."""
     close = difflib.get_close_matches(name, [str(other) for other in names or []], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
