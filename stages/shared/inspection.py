@@ -247,12 +247,15 @@ def _coreml_bytes(tensor: Any) -> int:
 
 
 def _read_checkpoint(path: Path) -> tuple[list[Stored], Counter[str]]:
-    from shared.model import load_checkpoint
+    import torch
 
-    state = [tensor for tensor in load_checkpoint(path).model.state_dict().values() if tensor.is_floating_point()]
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")["state"].values()
+    except Exception as error:  # what torch raises has no common base
+        raise StageError(f"{path}: not a readable checkpoint: {one_line(error)}") from None
     tensors = [
         Stored(tensor.numel(), tensor.numel() * tensor.itemsize, 8 * tensor.itemsize < FULL_BITS)
         for tensor in state
-        if tensor.ndim > 0
+        if tensor.is_floating_point() and tensor.ndim > 0
     ]
     return tensors, Counter()
