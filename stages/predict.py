@@ -1,8 +1,8 @@
 """Run every exported file of one format on the test split: a folder of models in; logits and execution records out.
 
 For each file, `<precision>.npy` holds its logits (rows, classes) in float32, and `<precision>.json` who computed them,
-what the file declares of itself, and how it behaved at other batch sizes and other numbers of time steps. Of a file that
-cannot be executed there is only the reason, under `failure`: `verify` rejects it after it has judged all others.
+what the file declares of itself, and how it behaved at other batch sizes and other numbers of time steps. Of a file
+that cannot be executed there is only the reason, under `failure`: `verify` rejects it after it has judged all others.
 """
 
 import platform
