@@ -24,6 +24,7 @@ import platform
 import re
 import subprocess
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -36,7 +37,7 @@ from shared.params import Count, StageParams, read_params
 from shared.predictions import nest
 from shared.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner
 from shared.sequences import Prepared, SplitArrays
-from shared.stage import StageError, one_line, parse_args, rounded, run, write_json
+from shared.stage import StageError, parse_args, rounded, run, write_json
 from shared.timing import Call, Rounds, alternate, latency_ms, typical
 
 import numpy as np
@@ -84,7 +85,11 @@ def first_rows(split: SplitArrays, count: int) -> Batch:
 
 
 def first_use(path: Path, split: SplitArrays, repeats: int) -> dict[str, float]:
-    """Load time and peak memory, in new processes, one after the other."""
+    """Load time and peak memory, in new processes, one after the other.
+
+    Raises:
+        StageError: The file cannot be loaded, or fails on a batch.
+    """
     batches = [first_rows(split, size) for size in (1, STANDARD_BATCH)]
     starts = [cold_start(path, batches) for _ in range(repeats)]
     return {
@@ -94,21 +99,11 @@ def first_use(path: Path, split: SplitArrays, repeats: int) -> dict[str, float]:
 
 
 def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params: Params) -> dict[Key, dict[str, Any]]:
-    """Latency and throughput of every file with that many threads.
-
-    Raises:
-        StageError: A file cannot be opened, or its runtime fails on a batch.
-    """
+    """Latency and throughput of every file with that many threads."""
     calls: dict[tuple[Key, Name], Call] = {}
     for key, path in files.items():
-        try:
-            for name, call in calls_of(open_runner(path, threads), split, params.batch_sizes).items():
-                call()
-                calls[key, name] = call
-        except StageError:
-            raise
-        except Exception as error:  # what a runtime raises has no common base
-            raise StageError(f"{path}: {EXECUTORS[key[0]]} failed: {one_line(error)}") from None
+        for name, call in calls_of(open_runner(path, threads), split, params.batch_sizes).items():
+            calls[key, name] = call
     seconds = alternate(
         calls,
         params.rounds,
@@ -171,24 +166,23 @@ def cpu_name() -> str:
 
 
 def benchmark(files: dict[Key, Path], split: SplitArrays, params: Params) -> dict[Key, dict[str, Any]]:
-    """All timings of every file; of one that cannot run here the reason."""
-    on_macos = platform.system() == "Darwin"
-    runnable = {key: path for key, path in files.items() if key[0] != "coreml" or on_macos}
-    threaded = {key: path for key, path in runnable.items() if key[0] != "coreml"}
-    first = {key: first_use(path, split, params.cold_starts) for key, path in runnable.items()}
-    one_thread = time_files(threaded, split, 1, params)
+    """All timings of every file; of one that cannot run the reason: it is for `verify` to judge."""
+    results: dict[Key, dict[str, Any]] = {}
+    for key, path in files.items():
+        if key[0] == "coreml" and platform.system() != "Darwin":
+            results[key] = {"executor": None, "reason": "Core ML runs on macOS only"}
+            continue
+        try:
+            results[key] = {"executor": EXECUTORS[key[0]], **first_use(path, split, params.cold_starts)}
+        except StageError as error:
+            results[key] = {"executor": None, "reason": str(error)}
+    runnable = {key: path for key, path in files.items() if results[key]["executor"]}
+    with_threads = {key: path for key, path in runnable.items() if key[0] != "coreml"}
+    one_thread = time_files(with_threads, split, 1, params)
     all_threads = time_files(runnable, split, os.cpu_count() or 1, params)
-    return {
-        key: {
-            "executor": EXECUTORS[key[0]],
-            **first[key],
-            "one_thread": one_thread.get(key),
-            "all_threads": all_threads[key],
-        }
-        if key in runnable
-        else {"executor": None, "reason": "Core ML runs on macOS only"}
-        for key in files
-    }
+    for key in runnable:
+        results[key] |= {"one_thread": one_thread.get(key), "all_threads": all_threads[key]}
+    return results
 
 
 def export_checkpoint(checkpoint: Path, batch: Batch, path: Path) -> None:
@@ -224,7 +218,10 @@ def main() -> None:
     }
     if REFERENCE not in files:
         raise StageError(f"{args.pytorch}: no checkpoint in this folder")
-    facts = {key: inspect_file(path) for key, path in files.items()}
+    facts = {}
+    for key, path in files.items():
+        with suppress(StageError):  # a damaged file has no facts
+            facts[key] = inspect_file(path)
     with tempfile.TemporaryDirectory() as folder:
         stock = Path(folder) / "stock.onnx"
         export_checkpoint(files[REFERENCE], first_rows(split, 2), stock)

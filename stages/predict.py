@@ -14,7 +14,7 @@ from shared.artifacts import find_artifacts
 from shared.params import Count, StageParams, read_params
 from shared.runtimes import Floats, Lengths, Runtime, open_runtime
 from shared.sequences import Prepared
-from shared.stage import StageError, one_line, parse_args, replacing, rounded, run, write_json
+from shared.stage import StageError, one_line, parse_args, remove, replacing, rounded, run, write_json
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +156,7 @@ def main() -> None:
             try:
                 record = execute(path, data, params, folder / f"{precision}.npy")
             except StageError as error:
-                (folder / f"{precision}.npy").unlink(missing_ok=True)
+                remove(folder / f"{precision}.npy")
                 record = {"failure": str(error)}
             write_json(folder / f"{precision}.json", record)
 

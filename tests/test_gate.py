@@ -239,7 +239,7 @@ def test_revisions_that_cannot_be_compared(project: Project, run_gate: Callable[
 def test_as_a_command(project: Project) -> None:
     """One line in anyone's CI."""
     write(project.folder, changed(EVALUATE, "onnx.fp32.accuracy", 0.5))
-    command = [sys.executable, ROOT / "commands" / "gate.py"]
+    command = [sys.executable, str(ROOT / "commands" / "gate.py")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "evaluate.onnx.fp32.accuracy" in result.stdout

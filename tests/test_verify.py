@@ -143,7 +143,11 @@ def changed(prediction: Prediction, part: str, **values: Any) -> Prediction:
         ({"output_name": "y"}, "interface: output_name is 'y'; expected 'logits'"),
         ({"input_axes": ["batch", 7, 1]}, "interface: the axes after the batch are [7, 1]; expected [6, 1]"),
         ({"input_axes": [3, 6, 1]}, "interface: the batch axis is fixed at 3; expected a dynamic one"),
-        ({"dtypes": ["float32", "float16"]}, "interface: the tensors are float32 and float16; expected float32"),
+        (
+            {"dtypes": ["float32", "float16"]},
+            "interface: the tensors are ['float32', 'float16']; expected ['float32', 'float32']",
+        ),
+        ({"lengths_name": "steps"}, "interface: lengths_name is 'steps'; expected None"),
         ({"classes": ["0", "2", "1"]}, "interface: the stored classes are ['0', '2', '1']; expected ['0', '1', '2']"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shared.quiet import import_coremltools
 from shared.runners import Batch, open_runner
-from shared.stage import StageError
+from shared.stage import StageError, one_line
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ def cold_start(path: Path, batches: list[Batch]) -> ColdStart:
     """Load a file and run batches in a new process.
 
     Raises:
-        StageError: The file is damaged, or the process was ended by a signal.
+        StageError: The file is damaged, or fails on a batch, or ended the process.
     """
     # Spawned: a forked process would begin with this one's memory and threads.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(_measure, path, batches).result()
         except BrokenProcessPool as error:
-            raise StageError(f"{path}: the process that ran it died: {error}") from None
+            raise StageError(f"{path}: the process that ran it died: {one_line(error)}") from None
 
 
 def _measure(path: Path, batches: list[Batch]) -> ColdStart:
@@ -50,8 +50,11 @@ def _measure(path: Path, batches: list[Batch]) -> ColdStart:
     start = time.perf_counter()
     runner = open_runner(path, threads=1)
     seconds = time.perf_counter() - start
-    for batch in batches:
-        runner.call(batch)()
+    try:
+        for batch in batches:
+            runner.call(batch)()
+    except Exception as error:  # a runtime's own might not reach the other process
+        raise StageError(f"{path}: cannot be run: {one_line(error)}") from None
     return ColdStart(seconds, peak_memory() - before)
 
 
