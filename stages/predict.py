@@ -19,6 +19,9 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
+MADE_UP_ROWS = 64
+MADE_UP_SPREAD = 3
+
 
 class Params(StageParams):
     """Section `predict`."""
@@ -36,6 +39,19 @@ def predict(runtime: Runtime, sequences: Floats, batch_size: int, name: str) -> 
             batches.append(runtime.logits(batch))
             progress.update(len(batch))
     return np.concatenate(batches)
+
+
+def made_up(sequences: Floats) -> Floats:
+    """Sequences unlike any of the data: each value is taken from another row, and put further from its feature's mean.
+
+    What the data hide shows here: a part that only matters outside their range, or where values that always go together
+    do not.
+    """
+    rows, time, features = np.ogrid[:MADE_UP_ROWS, : sequences.shape[1], : sequences.shape[2]]
+    values = sequences[(rows + time * sequences.shape[2] + features) % len(sequences), time, features]
+    mean = values.mean(axis=(0, 1), dtype=np.float64)
+    wider: Floats = (mean + MADE_UP_SPREAD * (values - mean)).astype(np.float32)
+    return wider
 
 
 def probe(runtime: Runtime, sequences: Floats, logits: Floats, batch_size: int) -> dict[str, Any]:
@@ -61,6 +77,7 @@ def execute(path: Path, sequences: Floats, params: Params) -> tuple[Floats, dict
     largest = min(params.batch_size, limit or params.batch_size)
     try:
         logits = predict(runtime, sequences, largest, path.name)
+        unseen = predict(runtime, made_up(sequences), largest, path.name)
         sizes = sorted({*params.probe_batches, limit or largest})
         probes = {str(size): probe(runtime, sequences, logits, size) for size in sizes}
     except Exception as error:  # what a runtime raises has no common base
@@ -71,6 +88,7 @@ def execute(path: Path, sequences: Floats, params: Params) -> tuple[Floats, dict
         "platform": f"{platform.system()}-{platform.machine()}",
         "interface": runtime.interface.to_json(),
         "probes": probes,
+        "made_up": unseen.tolist() if np.isfinite(unseen).all() else None,
     }
 
 

@@ -46,6 +46,7 @@ class Params(StageParams):
     """Section `verify`."""
 
     tolerance: dict[Literal["onnx", "coreml"], dict[str, Tolerance]]
+    largest_error: float = Field(ge=1)
 
 
 @dataclass(frozen=True)
@@ -72,28 +73,37 @@ class Comparison:
 
 
 def check_interface(found: Prediction, reference: Prediction, names: ExportParams) -> list[str]:
-    """What the file declares against what it should: names, axes, types, classes."""
+    """What the file declares against what it should: names, axes, types, features, classes."""
     declared, expected = found.record["interface"], reference.record["interface"]
-    problems = []
-    for key, name in (("input_name", names.input_name), ("output_name", names.output_name)):
-        if declared[key] != name:
-            problems.append(f"interface: {key} is {declared[key]!r}; expected {name!r}")
-    batch, *others = declared["input_axes"]
-    if not isinstance(batch, str):
-        problems.append(f"interface: the batch axis is fixed at {batch}; expected a dynamic one")
-    if others != expected["input_axes"][1:]:
-        problems.append(f"interface: the axes after the batch are {others}; expected {expected['input_axes'][1:]}")
-    if declared["dtypes"] != expected["dtypes"]:
-        problems.append(f"interface: the tensors are {' and '.join(declared['dtypes'])}; expected float32")
-    if declared["classes"] != expected["classes"]:
-        problems.append(f"interface: the stored classes are {declared['classes']}; expected {expected['classes']}")
+    expected = expected | {"input_name": names.input_name, "output_name": names.output_name}
+    problems = [
+        f"interface: {words} {declared[key]}; expected {expected[key]}"
+        for key, words in (
+            ("input_name", "the input is named"),
+            ("output_name", "the output is named"),
+            ("dtypes", "the tensors are"),
+            ("features", "the stored features are"),
+            ("classes", "the stored classes are"),
+        )
+        if declared[key] != expected[key]
+    ]
+    problems += [
+        f"interface: the axes of the {tensor} are {declared[key]}; expected {expected[key]}, of which names are dynamic"
+        for key, tensor in (("input_axes", "input"), ("output_axes", "output"))
+        if declared[key] is not None and sizes(declared[key]) != sizes(expected[key])
+    ]
     return problems
 
 
-def check_shapes(found: Prediction, reference: Prediction, largest_difference: float) -> list[str]:
-    """The logits' shape, on the whole split and at every probed batch size, and that the batch changes no values.
+def sizes(axes: list[int | str]) -> list[int | None]:
+    """The sizes of the axes, None for those that are dynamic, which each format describes in its own words."""
+    return [axis if isinstance(axis, int) else None for axis in axes]
 
-    The values of a file whose logits depend on the rest of the batch (`batch_dependent`) are judged at batch 1 alone.
+
+def check_shapes(found: Prediction, reference: Prediction, largest_difference: float | None) -> list[str]:
+    """The logits' shape on the whole split and at every probed batch size, and that the batch changes no values.
+
+    By more than `largest_difference`, that is; None if the values at other batch sizes are not to be judged.
     """
     problems = []
     if found.logits.shape != reference.logits.shape:
@@ -105,7 +115,11 @@ def check_shapes(found: Prediction, reference: Prediction, largest_difference: f
         difference = probe["max_absolute_difference"]
         if probe["shape"] != expected:
             problems.append(f"shapes: at batch {size} the logits have shape {probe['shape']}; expected {expected}")
-        elif not found.record.get("batch_dependent") and (difference is None or difference > largest_difference):
+        elif largest_difference is None:
+            continue
+        elif difference is None:
+            problems.append(f"shapes: at batch {size} some logits are not finite")
+        elif difference > largest_difference:
             problems.append(f"shapes: at batch {size} the logits differ by {difference} from the whole split's")
     return problems
 
@@ -134,6 +148,8 @@ def compare(logits: Floats, reference: Floats, scale: Scale) -> Comparison:
         - `max_absolute_error`, `mean_absolute_error`: over all logits.
         - `relative_error`: the root mean square of the error, divided by the standard deviation of PyTorch's logits.
           Unlike the largest error it does not grow with the number of rows.
+        - `worst_class_error`: the same of the class whose logits are furthest off.
+        - `largest_error`: of a single logit, divided by the same standard deviation.
         - `psnr_db`: 20 log10(range of PyTorch's logits / root mean square of the error); None if there is no error.
         - `argmax_agreement`: the share of rows with the same predicted class.
         - `flips`: the rows whose predicted class differs; `largest_flipped_margin`: how far PyTorch's two best logits
@@ -144,7 +160,8 @@ def compare(logits: Floats, reference: Floats, scale: Scale) -> Comparison:
         StageError: A logit is not finite.
     """
     first_row = flips = 0
-    total = squares = largest = largest_unflipped = 0.0
+    total = largest = largest_unflipped = 0.0
+    squares = np.zeros(reference.shape[1])
     counts = np.zeros(len(BIN_EDGES) - 1, np.int64)
     clearest: list[tuple[int, int, int, float]] = []
     for ours, theirs in chunks(logits, reference):
@@ -153,7 +170,7 @@ def compare(logits: Floats, reference: Floats, scale: Scale) -> Comparison:
             raise StageError(f"the logits of row {row} are not finite")
         error = np.abs(ours - theirs.astype(np.float64))
         total += float(error.sum())
-        squares += float(np.square(error).sum())
+        squares += np.square(error).sum(axis=0)
         largest = max(largest, float(error.max()))
         bins = np.searchsorted(BIN_EDGES[:-1], error.ravel(), side="right") - 1
         counts += np.bincount(bins, minlength=len(counts))
@@ -171,12 +188,14 @@ def compare(logits: Floats, reference: Floats, scale: Scale) -> Comparison:
         ]
         clearest = sorted(clearest, key=lambda flip: -flip[3])[:FLIPS_LISTED]
         first_row += len(ours)
-    rms = float(np.sqrt(squares / reference.size))
+    rms = float(np.sqrt(squares.sum() / reference.size))
     margin = clearest[0][3] if clearest else 0.0
     figures = {
         "max_absolute_error": rounded(largest, 3),
         "mean_absolute_error": rounded(total / reference.size, 3),
         "relative_error": rounded(rms / scale.deviation, 3),
+        "worst_class_error": rounded(float(np.sqrt(squares.max() / len(reference))) / scale.deviation, 3),
+        "largest_error": rounded(largest / scale.deviation, 3),
         "psnr_db": rounded(20 * np.log10(scale.range / rms), 3) if rms else None,
         "argmax_agreement": rounded(1 - flips / len(reference)),
         "flips": flips,
@@ -186,14 +205,37 @@ def compare(logits: Floats, reference: Floats, scale: Scale) -> Comparison:
     return Comparison(figures, counts, clearest)
 
 
-def check_values(figures: dict[str, Any], tolerance: Tolerance) -> list[str]:
-    """The distance from PyTorch's logits."""
-    problems = []
-    if figures["relative_error"] > tolerance.relative_error:
-        problems.append(
-            f"values: relative error {figures['relative_error']} is above the tolerance {tolerance.relative_error}"
-        )
-    return problems
+def made_up_error(found: Prediction, reference: Prediction, scale: Scale) -> float | None:
+    """The largest relative error of a logit on made-up sequences; None if some logits are not finite.
+
+    It is relative to the deviation of PyTorch's logits on the test split or on these sequences, whichever is larger:
+    outside the data logits may be larger, and so is what rounding does to them.
+    """
+    if found.record["made_up"] is None or reference.record["made_up"] is None:
+        return None
+    ours, theirs = (np.array(each.record["made_up"]) for each in (found, reference))
+    return rounded(float(np.abs(ours - theirs).max()) / max(scale.deviation, float(theirs.std())), 3)
+
+
+def check_values(figures: dict[str, Any], tolerance: Tolerance, params: Params) -> list[str]:
+    """The distance from PyTorch's logits: over all of them, over each class's, of a single one, outside the data.
+
+    The first two bound what is wrong everywhere or with one class. A rare error hides in a mean over many rows, so no
+    single logit may be further off than rounding ever takes one; and what the data do not show at all, as values
+    outside their range, made-up sequences do.
+    """
+    anywhere = rounded(params.largest_error * tolerance.relative_error)
+    for key, words, allowed in (
+        ("relative_error", "relative error", tolerance.relative_error),
+        ("worst_class_error", "relative error of one class", tolerance.relative_error),
+        ("largest_error", "largest relative error of a logit", anywhere),
+        ("made_up_error", "largest relative error of a logit on made-up sequences", anywhere),
+    ):
+        if figures[key] is None:
+            return [f"values: {words}: some are not finite"]
+        if figures[key] > allowed:
+            return [f"values: {words} {figures[key]} is above the tolerance {allowed}"]
+    return []
 
 
 def check_accuracy(loss: float | None, tolerance: Tolerance) -> list[str]:
@@ -210,6 +252,7 @@ def verify(
     reference: Prediction,
     scale: Scale,
     names: ExportParams,
+    params: Params,
     tolerance: Tolerance,
     accuracy_loss: float | None,
 ) -> tuple[dict[str, Any], Comparison | None]:
@@ -222,20 +265,22 @@ def verify(
         "accuracy_loss": accuracy_loss,
         "allowed_accuracy_loss": tolerance.accuracy_loss,
     }
-    problems = [
-        *check_interface(found, reference, names),
-        *check_shapes(found, reference, tolerance.relative_error * scale.deviation),
-    ]
-    comparison = None
+    comparison, values = None, []
     if found.logits.shape == reference.logits.shape:
         try:
             comparison = compare(found.logits, reference.logits, scale)
         except StageError as error:
-            problems.append(f"values: {error}")
+            values = [f"values: {error}"]
         else:
-            figures |= comparison.figures
-            problems += check_values(figures, tolerance)
-    problems += check_accuracy(accuracy_loss, tolerance)
+            figures |= comparison.figures | {"made_up_error": made_up_error(found, reference, scale)}
+            values = check_values(figures, tolerance, params)
+    compares_batches = comparison is not None and not found.record.get("batch_dependent")
+    problems = [
+        *check_interface(found, reference, names),
+        *check_shapes(found, reference, tolerance.relative_error * scale.deviation if compares_batches else None),
+        *values,
+        *check_accuracy(accuracy_loss, tolerance),
+    ]
     return figures | {"problems": problems, "passed": not problems}, comparison
 
 
@@ -263,7 +308,7 @@ def verify_all(
             figures[key] = rejected(f"values: no tolerance to judge them by: add verify.tolerance.{'.'.join(key)}")
         else:
             loss = accuracy_loss(found, reference, evaluation)
-            figures[key], comparison = verify(found, reference, scale, names, tolerance, loss)
+            figures[key], comparison = verify(found, reference, scale, names, params, tolerance, loss)
             if comparison:
                 comparisons[key] = comparison
     for key in tolerances:

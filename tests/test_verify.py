@@ -45,7 +45,7 @@ def problems(found: Prediction, predictions: Predictions, defaults: Defaults, ac
     reference = find_reference(list(predictions.values()))
     tolerance = params.tolerance["onnx" if found.format == "onnx" else "coreml"][found.precision]
     scale = verify.measure(reference.logits)
-    figures, _ = verify.verify(found, reference, scale, names, tolerance, accuracy_loss)
+    figures, _ = verify.verify(found, reference, scale, names, params, tolerance, accuracy_loss)
     listed: list[str] = figures["problems"]
     return listed
 

@@ -27,7 +27,9 @@ class Interface:
         input_name: Name of the input tensor; None where the format has no names.
         output_name: Name of the output tensor; None where the format has no names.
         input_axes: A size, or the name or the range ("1..4096") of a dynamic axis.
+        output_axes: The same of the output; None where the file declares none, as Core ML does if a size is dynamic.
         dtypes: Of the input and the output.
+        features: Names of the values at each time step, in the order of the input's last axis.
         classes: Names of the classes, in the order of the logits.
         largest_batch: The largest batch that the file accepts; None if there is no limit.
     """
@@ -35,7 +37,9 @@ class Interface:
     input_name: str | None
     output_name: str | None
     input_axes: list[int | str]
+    output_axes: list[int | str] | None
     dtypes: list[str]
+    features: list[str]
     classes: list[str]
     largest_batch: int | None
 
@@ -76,17 +80,17 @@ def open_runtime(path: Path) -> Runtime:
     )
 
 
-def stored_classes(path: Path, metadata: dict[str, str]) -> list[str]:
-    """The class names that an exporter stored as JSON.
+def stored_names(path: Path, metadata: dict[str, str], key: str) -> list[str]:
+    """The names of the classes or of the features that an exporter stored as JSON.
 
     Raises:
         StageError: It stored none, or none that can be read.
     """
     try:
-        classes = json.loads(metadata["classes"])
+        names = json.loads(metadata[key])
     except (KeyError, ValueError):
-        raise StageError(f"{path}: its metadata holds no list of classes") from None
-    return [str(name) for name in classes]
+        raise StageError(f"{path}: its metadata holds no list of {key}") from None
+    return [str(name) for name in names]
 
 
 class PyTorchRuntime:
@@ -107,7 +111,9 @@ class PyTorchRuntime:
             input_name=None,
             output_name=None,
             input_axes=["batch", config.time_steps, len(config.features)],
+            output_axes=["batch", len(config.classes)],
             dtypes=["float32", "float32"],
+            features=config.features,
             classes=config.classes,
             largest_batch=None,
         )
@@ -136,13 +142,16 @@ class OnnxRuntime:
         except Exception as error:  # the runtime's exceptions have no common base
             raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
         source, target = _only_pair(path, self._session.get_inputs(), self._session.get_outputs())
+        metadata = self._session.get_modelmeta().custom_metadata_map
         fixed = source.shape[0] if source.shape and isinstance(source.shape[0], int) else None
         self.interface = Interface(
             input_name=source.name,
             output_name=target.name,
             input_axes=list(source.shape),
+            output_axes=list(target.shape),
             dtypes=[ONNX_DTYPES.get(value.type, value.type) for value in (source, target)],
-            classes=stored_classes(path, self._session.get_modelmeta().custom_metadata_map),
+            features=stored_names(path, metadata, "features"),
+            classes=stored_names(path, metadata, "classes"),
             largest_batch=fixed,
         )
         self.version = version("onnxruntime")
@@ -208,19 +217,25 @@ def _coreml_interface(
     path: Path, inputs: dict[str, Any], outputs: dict[str, Any], metadata: dict[str, str]
 ) -> Interface:
     source, target = _only_pair(path, list(inputs.values()), list(outputs.values()))
-    axes: list[int | str] = list(source.shape)
     largest = source.shape[0] if source.shape else None
     if source.bounds:
-        axes = [low if low == high else f"{low}..{'' if high is None else high}" for low, high in source.bounds]
         largest = source.bounds[0][1]
     return Interface(
         input_name=source.name,
         output_name=target.name,
-        input_axes=axes,
+        input_axes=_coreml_axes(source) or [],
+        output_axes=_coreml_axes(target),
         dtypes=[str(source.dtype), str(target.dtype)],
-        classes=stored_classes(path, metadata),
+        features=stored_names(path, metadata, "features"),
+        classes=stored_names(path, metadata, "classes"),
         largest_batch=largest,
     )
+
+
+def _coreml_axes(feature: Any) -> list[int | str] | None:
+    if feature.bounds:
+        return [low if low == high else f"{low}..{'' if high is None else high}" for low, high in feature.bounds]
+    return list(feature.shape) or None
 
 
 def _only_pair(path: Path, inputs: list[Any], outputs: list[Any]) -> tuple[Any, Any]:
