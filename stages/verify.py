@@ -75,21 +75,21 @@ class Comparison:
 def check_interface(found: Prediction, reference: Prediction, names: ExportParams) -> list[str]:
     """What the file declares against what it should: names, axes, types, features, classes."""
     declared, expected = found.record["interface"], reference.record["interface"]
-    expected = expected | {"input_name": names.input_name, "output_name": names.output_name}
+    axes = expected["input_axes"]
+    expected = expected | {
+        "input_name": names.input_name,
+        "lengths_name": names.lengths_name if "int32" in expected["dtypes"] else None,
+        "output_name": names.output_name,
+        "input_axes": [axes[0], "time" if names.dynamic_time else axes[1], axes[2]],
+    }
     problems = [
-        f"interface: {words} {declared[key]}; expected {expected[key]}"
-        for key, words in (
-            ("input_name", "the input is named"),
-            ("output_name", "the output is named"),
-            ("dtypes", "the tensors are"),
-            ("features", "the stored features are"),
-            ("classes", "the stored classes are"),
-        )
+        f"interface: {key} {declared[key]!r}; expected {expected[key]!r}"
+        for key in ("input_name", "lengths_name", "output_name", "dtypes", "features", "classes")
         if declared[key] != expected[key]
     ]
     problems += [
-        f"interface: the axes of the {tensor} are {declared[key]}; expected {expected[key]}, of which names are dynamic"
-        for key, tensor in (("input_axes", "input"), ("output_axes", "output"))
+        f"interface: {key} {declared[key]}; expected {expected[key]}, where a name is a dynamic axis"
+        for key in ("input_axes", "output_axes")
         if declared[key] is not None and sizes(declared[key]) != sizes(expected[key])
     ]
     return problems
@@ -205,36 +205,46 @@ def compare(logits: Floats, reference: Floats, scale: Scale) -> Comparison:
     return Comparison(figures, counts, clearest)
 
 
-def made_up_error(found: Prediction, reference: Prediction, scale: Scale) -> float | None:
-    """The largest relative error of a logit on made-up sequences; None if some logits are not finite.
+def made_up_errors(found: Prediction, reference: Prediction, scale: Scale) -> dict[str, float | None]:
+    """The largest relative error of a logit on made-up sequences, by their number of time steps; None if not finite.
 
     It is relative to the deviation of PyTorch's logits on the test split or on these sequences, whichever is larger:
     outside the data logits may be larger, and so is what rounding does to them.
     """
-    if found.record["made_up"] is None or reference.record["made_up"] is None:
-        return None
-    ours, theirs = (np.array(each.record["made_up"]) for each in (found, reference))
-    return rounded(float(np.abs(ours - theirs).max()) / max(scale.deviation, float(theirs.std())), 3)
+    errors: dict[str, float | None] = {}
+    for time, logits in found.record["made_up"].items():
+        expected = reference.record["made_up"].get(time)
+        if logits is None or expected is None:
+            errors[time] = None
+        else:
+            ours, theirs = np.array(logits), np.array(expected)
+            largest = float(np.abs(ours - theirs).max())
+            errors[time] = rounded(largest / max(scale.deviation, float(theirs.std())), 3)
+    return errors
 
 
-def check_values(figures: dict[str, Any], tolerance: Tolerance, params: Params) -> list[str]:
-    """The distance from PyTorch's logits: over all of them, over each class's, of a single one, outside the data.
+def check_values(
+    figures: dict[str, Any], made_up: dict[str, float | None], tolerance: Tolerance, params: Params
+) -> list[str]:
+    """The distance from PyTorch's logits: over all of them, of one class's, of a single one, and outside the data.
 
     The first two bound what is wrong everywhere or with one class. A rare error hides in a mean over many rows, so no
-    single logit may be further off than rounding ever takes one; and what the data do not show at all, as values
-    outside their range, made-up sequences do.
+    single logit may be further off than rounding ever takes one; and what the data do not show at all, such as values
+    outside their range or another number of time steps, made-up sequences do.
     """
     anywhere = rounded(params.largest_error * tolerance.relative_error)
-    for key, words, allowed in (
-        ("relative_error", "relative error", tolerance.relative_error),
-        ("worst_class_error", "relative error of one class", tolerance.relative_error),
-        ("largest_error", "largest relative error of a logit", anywhere),
-        ("made_up_error", "largest relative error of a logit on made-up sequences", anywhere),
+    for error, words, allowed in (
+        (figures["relative_error"], "relative error", tolerance.relative_error),
+        (figures["worst_class_error"], "relative error of one class", tolerance.relative_error),
+        (figures["largest_error"], "relative error of a single logit", anywhere),
+        *(
+            (error, f"relative error of a single logit on made-up sequences of {time} time steps", anywhere)
+            for time, error in made_up.items()
+        ),
     ):
-        if figures[key] is None:
-            return [f"values: {words}: some are not finite"]
-        if figures[key] > allowed:
-            return [f"values: {words} {figures[key]} is above the tolerance {allowed}"]
+        if error is None or error > allowed:
+            found = "not finite" if error is None else f"{error}"
+            return [f"values: {words} is {found}; allowed: {allowed}"]
     return []
 
 
@@ -272,8 +282,10 @@ def verify(
         except StageError as error:
             values = [f"values: {error}"]
         else:
-            figures |= comparison.figures | {"made_up_error": made_up_error(found, reference, scale)}
-            values = check_values(figures, tolerance, params)
+            made_up = made_up_errors(found, reference, scale)
+            errors = [error for error in made_up.values() if error is not None]
+            figures |= comparison.figures | {"made_up_error": max(errors) if errors else None}
+            values = check_values(figures, made_up, tolerance, params)
     compares_batches = comparison is not None and not found.record.get("batch_dependent")
     problems = [
         *check_interface(found, reference, names),

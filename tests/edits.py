@@ -27,7 +27,8 @@ class Onnx:
 
     def node(self, op_type: str) -> onnx.NodeProto:
         """The first node of a type."""
-        return next(node for node in self.graph.node if node.op_type == op_type)
+        found: onnx.NodeProto = next(node for node in self.graph.node if node.op_type == op_type)
+        return found
 
     def name(self, op_type: str, index: int) -> str:
         """The name of a node's input."""
