@@ -23,7 +23,7 @@ TEMPLATE = """<!DOCTYPE html>
 <title>Plots</title>
 <style>
   body { font-family: system-ui, sans-serif; margin: 1rem; }
-  img { max-width: 100%; max-height: 30rem; }
+  img { max-width: min(100%, 44vw); max-height: 30rem; }
   .vega-embed { max-width: 100%; overflow-x: auto; }
 </style>
 SCRIPTS</head>

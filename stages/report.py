@@ -36,17 +36,12 @@ from pydantic import Field
 PAGE_TEMPLATE = Path(__file__).parent / "shared" / "report.html.jinja"
 SUMMARY_TEMPLATE = Path(__file__).parent / "shared" / "report.md.jinja"
 PLATFORMS = {"onnx": ("ONNX Runtime", "Android, Linux, Windows, browsers"), "coreml": ("Core ML", "iOS, macOS")}
-EXECUTORS = {
-    "pytorch": "PyTorch",
-    "onnxruntime": "ONNX Runtime",
-    "coreml": "Core ML",
-    "reference": "reference evaluator, coremltools",
-}
+MINUS = "\N{MINUS SIGN}"
 MACHINE_NAMES = {
     "cpu": "CPU", "cores": "Cores", "memory_gb": "Memory", "system": "System", "python": "Python", "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime", "coremltools": "coremltools", "numpy": "NumPy",
 }  # fmt: skip
-CLEAREST_FLIPS = 12
+FLIPS_SHOWN = 2  # of each file: the clearest
 MOST_CLASSES_IN_MATRIX = 25
 
 
@@ -93,8 +88,14 @@ class Candidate:
 
     @property
     def latency(self) -> float | None:
-        """Median milliseconds of one sequence on one thread."""
-        return self.speed["one_thread"]["latency_ms"]["p50"] if self.speed and self.speed.get("one_thread") else None
+        """Median milliseconds of one sequence, on one thread where a runtime lets one choose; None if not timed."""
+        timings = self.speed and (self.speed.get("one_thread") or self.speed.get("all_threads"))
+        return timings["latency_ms"]["p50"] if timings else None
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether our own evaluator executed it, and not Apple's runtime."""
+        return bool(self.parity and self.parity.get("executor") == "reference")
 
     @property
     def one_by_one(self) -> bool:
@@ -106,7 +107,7 @@ class Candidate:
         """What `verify` found wrong with it."""
         if (self.format, self.variant) == REFERENCE:
             return []
-        return self.parity["problems"] if self.parity else ["it was not verified"]
+        return self.parity["problems"] if self.parity else ["verified: no figures were found"]
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def format_points(share: float) -> str:
 def format_change(loss: float) -> str:
     """A loss of accuracy as a change in percentage points, with its sign."""
     text = f"{100 * abs(loss):.2f}"
-    return text if text == "0.00" else f"{'−' if loss > 0 else '+'}{text}"
+    return text if text == "0.00" else f"{MINUS if loss > 0 else '+'}{text}"
 
 
 def format_power(value: float, digits: int = 2) -> str:
@@ -214,9 +215,9 @@ def format_power(value: float, digits: int = 2) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def format_figure(value: float) -> str:
-    """Three significant digits, never as a power."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{float(f'{value:.3g}'):g}"
+def format_figure(value: float, digits: int = 3) -> str:
+    """Significant digits: as a power only where it is very small."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def escape_markdown(text: object) -> str:
@@ -225,12 +226,15 @@ def escape_markdown(text: object) -> str:
 
 
 def format_executor(file: Candidate) -> str:
-    """Who executed a file, in which version; the page explains the note of its first footnote."""
+    """Who executed a file, in which version."""
     if (file.format, file.variant) == REFERENCE:
         return "PyTorch"
     if not file.parity or not file.parity.get("executor"):
         return "nobody"
-    return f"{EXECUTORS[file.parity['executor']]} {file.parity['executor_version']}"
+    executor, version = file.parity["executor"], file.parity["executor_version"]
+    if executor == "reference":
+        return "reference evaluator"
+    return {"onnxruntime": "ONNX Runtime", "coreml": "Core ML, macOS"}[executor] + f" {version}"
 
 
 def verdict(file: Candidate, best: list[Candidate]) -> tuple[str, str]:
@@ -241,9 +245,9 @@ def verdict(file: Candidate, best: list[Candidate]) -> tuple[str, str]:
         return "good", "★ recommended"
     if file.problems:
         check = file.problems[0].partition(":")[0]
-        return "bad", f"✗ failed: {check}" if ":" in file.problems[0] else "✗ failed"
+        return "bad", "✗ not executed" if check == "executed" else f"✗ failed: {check}"
     if file.objection:
-        return "warn", "✓ verified, but loses too much" if file.task and file.size else "✗ not measured"
+        return "warn", "loses too much" if file.task and file.size else "not measured"
     return "good", "✓ verified"
 
 
@@ -274,16 +278,16 @@ def executions(candidates: list[Candidate]) -> list[dict[str, Any]]:
 
 def confusion_rows(confusion: pd.DataFrame, classes: list[str]) -> list[dict[str, Any]]:
     """The confusion matrix, a row for each actual class, with the share of its rows in each cell."""
-    counts = {(row.actual, row.predicted): int(row.rows) for row in confusion.itertuples()}
+    counts = confusion.set_index(["actual", "predicted"])["rows"].to_dict()
     rows = []
     for actual in classes:
-        cells = [counts.get((actual, predicted), 0) for predicted in classes]
+        cells = [int(counts.get((actual, predicted), 0)) for predicted in classes]
         total = max(sum(cells), 1)
         rows.append({"actual": actual, "cells": [{"rows": cell, "share": cell / total} for cell in cells]})
     return rows
 
 
-def commonest_confusions(confusion: pd.DataFrame) -> list[dict[str, Any]]:
+def commonest_confusions(confusion: pd.DataFrame) -> list[dict[Any, Any]]:
     """The pairs of classes that are confused most often."""
     wrong = confusion[(confusion["actual"] != confusion["predicted"]) & (confusion["rows"] > 0)]
     return wrong.sort_values("rows", ascending=False, kind="stable").head(20).to_dict("records")
@@ -292,7 +296,10 @@ def commonest_confusions(confusion: pd.DataFrame) -> list[dict[str, Any]]:
 def render(template: Path, content: dict[str, Any], *, escape: bool) -> bytes:
     """Fill a template; `escape` is for HTML, where every value is escaped unless it is marked as HTML."""
     environment = jinja2.Environment(
-        autoescape=escape, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=escape,  # noqa: S701 - Markdown has the filter `md`
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "change": format_change,
@@ -343,8 +350,8 @@ def size_accuracy_points(exported: list[Candidate], best: list[Candidate]) -> li
 
 def draw(
     args: argparse.Namespace, points: list[Point], reference: float, params: Params
-) -> dict[str, tuple[bytes, str]]:
-    """Every picture as PNG and as SVG."""
+) -> tuple[dict[str, bytes], dict[str, Markup]]:
+    """The pictures as PNG files, and as SVG elements of the page."""
     loss = read_table(args.loss, {"epoch": int, "train_loss": float, "validation_loss": float})
     confusion = read_table(args.confusion, {"actual": str, "predicted": str, "rows": int})
     parity = read_table(args.parity, {"format": str, "variant": str, "low": float, "high": float, "logits": int})
@@ -355,7 +362,10 @@ def draw(
             "size_accuracy": draw_size_accuracy(points, reference, params.allowed_accuracy_loss),
             "parity": draw_parity(parity),
         }
-        return {name: (to_png(figure), to_svg(figure, name)) for name, figure in figures.items()}
+        pictures = {name: to_png(figure) for name, figure in figures.items()}
+        # The page has the confusion matrix as a table.
+        drawings = {name: Markup(to_svg(figure, name)) for name, figure in figures.items() if name != "confusion"}  # noqa: S704
+    return pictures, drawings
 
 
 def read_all(args: argparse.Namespace, params: Params) -> dict[str, Any]:
@@ -386,7 +396,7 @@ def read_all(args: argparse.Namespace, params: Params) -> dict[str, Any]:
         "executions": executions(exported),
         "exported": exported,
         "flipped": flipped,
-        "flips": flips.sort_values("margin", ascending=False, kind="stable").head(CLEAREST_FLIPS).to_dict("records"),
+        "flips": flips.groupby(["format", "variant"], sort=False).head(FLIPS_SHOWN).to_dict("records"),
         "format_names": FORMAT_NAMES,
         "machine_names": MACHINE_NAMES,
         "matrix": confusion_rows(confusion, schema.classes) if few_classes else [],
@@ -433,10 +443,9 @@ def main() -> None:
     content = read_all(args, params)
     points = size_accuracy_points(content["exported"], content["best"])
     reference = content["reference"].task["accuracy"]
-    pictures = draw(args, points, reference, params)
-    content["drawings"] = {name: Markup(svg) for name, (_, svg) in pictures.items()}  # noqa: S704
+    pictures, content["drawings"] = draw(args, points, reference, params)
     page, summary = (render(PAGE_TEMPLATE, content, escape=True), render(SUMMARY_TEMPLATE, content, escape=False))
-    for name, (png, _) in pictures.items():
+    for name, png in pictures.items():
         write_bytes(getattr(args, f"{name}_picture"), png)
     table = pd.DataFrame(
         [(f"{point.format} {point.variant}", point.kilobytes, point.accuracy) for point in points],

@@ -73,8 +73,8 @@ def write_inputs(
     epochs = np.arange(1, 301)
     pd.DataFrame({
         "epoch": epochs,
-        "train_loss": 1.05 * np.exp(-epochs / 70) + 0.06 + 0.004 * np.sin(epochs / 6),
-        "validation_loss": 1.02 * np.exp(-epochs / 72) + 0.075 + 0.006 * np.sin(epochs / 5),
+        "train_loss": 1.05 * np.exp(-epochs / 70) + 0.0599 + 0.004 * np.sin(epochs / 6),
+        "validation_loss": 1.02 * np.exp(-epochs / 72) + 0.0686 + 0.006 * np.sin(epochs / 5),
     }).round(6).to_csv(metrics / "loss.csv", index=False)  # fmt: skip
     _write_confusion(metrics / "confusion.csv", classes, class_rows["test"], random)
     evaluation, verification, sizes, speeds, parity, flips = _figures(files, classes, rows, random)
@@ -112,31 +112,33 @@ def _write_confusion(path: Path, classes: list[str], counts: Any, random: np.ran
     pd.DataFrame(table, columns=["actual", "predicted", "rows"]).to_csv(path, index=False)
 
 
-def _task(accuracy: float, classes: list[str], random: np.random.Generator) -> dict[str, Any]:
-    recall = np.clip(accuracy - 0.05 + 0.08 * random.random(len(classes)), 0, 1)
+def _task(loss: float, classes: list[str], random: np.random.Generator) -> dict[str, Any]:
+    usual = 0.93 + 0.06 * np.random.default_rng(1).random(len(classes))
+    recall = np.clip(usual - 2 * loss * random.random(len(classes)), 0, 1)
     return {
-        "accuracy": round(accuracy, 6), "macro_f1": round(accuracy - 0.038, 6), "loss": 0.0907745,
+        "accuracy": round(PYTORCH_ACCURACY - loss, 6), "macro_f1": round(0.931683 - loss, 6), "loss": 0.0907745,
         "recall": dict(zip(classes, recall.round(6).tolist(), strict=True)),
     }  # fmt: skip
 
 
-def _latency(base: float) -> dict[str, Any]:
+def _speed(executor: str, latency: float) -> dict[str, Any]:
+    threads = {
+        "latency_ms": {"p50": latency, "p95": 1.2 * latency, "p99": 1.9 * latency},
+        "batch_64": 7e3 / latency, "best": 9e3 / latency, "best_batch": 256,
+    }  # fmt: skip
     return {
-        "latency_ms": {"p50": base, "p95": 1.2 * base, "p99": 1.9 * base},
-        "batch_64": 64e3 / (9 * base), "best": 9e4, "best_batch": 256,
+        "executor": executor, "load_ms": 2.1, "peak_memory_mb": 33.0, "one_thread": threads, "all_threads": threads,
     }  # fmt: skip
 
 
 def _figures(files: dict[tuple[str, str], File], classes: list[str], rows: int, random: np.random.Generator) -> Any:
-    evaluation: dict[str, Any] = {"pytorch": {"fp32": _task(PYTORCH_ACCURACY, classes, random)}}
+    evaluation: dict[str, Any] = {"pytorch": {"fp32": _task(0, classes, random)}}
     verification: dict[str, Any] = {}
     sizes: dict[str, Any] = {"pytorch": {"fp32": _size(47_420)}}
     speeds: dict[str, Any] = {
-        "pytorch": {"fp32": {"executor": "pytorch", "load_ms": 1.9, "peak_memory_mb": 210.0, "one_thread": _latency(0.193),
-                             "all_threads": _latency(0.22)}},
-        "onnx": {"stock": {"executor": "onnxruntime", "load_ms": 2.6, "peak_memory_mb": 31.0, "one_thread": _latency(0.037),
-                           "all_threads": _latency(0.04)}},
-    }  # fmt: skip
+        "pytorch": {"fp32": _speed("pytorch", 0.193)},
+        "onnx": {"stock": _speed("onnxruntime", 0.037)},
+    }
     parity: list[tuple[Any, ...]] = []
     flips: list[tuple[Any, ...]] = []
     edges = [0.0, *(float(f"{10 ** (k / 3):.3g}") for k in range(-27, 10))]
@@ -144,16 +146,15 @@ def _figures(files: dict[tuple[str, str], File], classes: list[str], rows: int, 
         executor, version = EXECUTORS[file_format]
         sizes.setdefault(file_format, {})[variant] = _size(file.bytes)
         speeds.setdefault(file_format, {})[variant] = (
-            {"executor": executor, "load_ms": 2.1, "peak_memory_mb": 33.0, "one_thread": _latency(0.024),
-             "all_threads": _latency(0.027)}
+            _speed(executor, 0.024)
             if file_format == "onnx"
             else {"executor": None, "reason": "Core ML runs on macOS only"}
-        )  # fmt: skip
+        )
         figures: dict[str, Any] = {"problems": file.problems, "passed": not file.problems}
         verification.setdefault(file_format, {})[variant] = figures
         if not file.executed:
             continue
-        evaluation.setdefault(file_format, {})[variant] = _task(PYTORCH_ACCURACY - file.accuracy_loss, classes, random)
+        evaluation.setdefault(file_format, {})[variant] = _task(file.accuracy_loss, classes, random)
         errors = np.abs(random.normal(0, 6 * file.error, 3 * rows))
         errors[: rows // 200] = 0
         counts, _ = np.histogram(errors, edges)
@@ -166,7 +167,7 @@ def _figures(files: dict[tuple[str, str], File], classes: list[str], rows: int, 
                           classes[other], float(f"{margin:.3g}")))  # fmt: skip
         figures |= {
             "executor": executor, "executor_version": version, "platform": "Linux-x86_64",
-            "tolerance": TOLERANCES[variant], "accuracy_loss": round(file.accuracy_loss, 6),
+            "tolerance": TOLERANCES.get(variant, 0.3), "accuracy_loss": round(file.accuracy_loss, 6),
             "allowed_accuracy_loss": 0.02, "max_absolute_error": float(f"{errors.max():.3g}"),
             "mean_absolute_error": float(f"{errors.mean():.3g}"), "relative_error": file.error, "psnr_db": 80.1,
             "argmax_agreement": 1 - file.flips / rows, "flips": file.flips,

@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
@@ -22,7 +21,7 @@ THEME = {INK: "ink", SOFT: "soft", LINE: "line", GROUND: "ground", BLUE: "blue",
 FORMAT_NAMES = {"pytorch": "PyTorch", "onnx": "ONNX", "coreml": "Core ML"}
 FORMAT_COLORS = {"pytorch": SOFT, "onnx": BLUE, "coreml": ORANGE}
 FORMAT_MARKERS = {"onnx": "o", "coreml": "s"}
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,
     "text.parse_math": False,  # a class may be called "$x$"
@@ -44,7 +43,7 @@ STYLE: dict[str, Any] = {
     "ytick.major.size": 0,
     "legend.frameon": False,
     "figure.facecolor": GROUND,
-    "savefig.dpi": 200,
+    "savefig.dpi": 160,
     "svg.fonttype": "none",
 }
 MOST_CLASSES_WITH_NUMBERS = 25
@@ -144,7 +143,7 @@ def draw_size_accuracy(points: list[Point], reference: float, allowed_loss: floa
 
 def _label(figure: Figure, axes: Axes, points: list[Point], floor: float, lines: list[float]) -> None:
     """Write each variant beside its point, where nothing else is."""
-    FigureCanvasAgg(figure).draw()  # lays the figure out: only now is known where a point lies
+    figure.draw_without_rendering()  # lays the figure out: only now is known where a point lies
     places = [axes.transData.transform((point.kilobytes, max(point.accuracy, floor))) for point in points]
     heights = [axes.transData.transform((0, height))[1] for height in lines]
     reach = 6 * figure.dpi / 72
@@ -156,7 +155,7 @@ def _label(figure: Figure, axes: Axes, points: list[Point], floor: float, lines:
             text = axes.annotate(
                 name, (point.kilobytes, max(point.accuracy, floor)), (9 * right, 9 * up), textcoords="offset points",
                 ha=("right", "center", "left")[(right > 0) - (right < 0) + 1], va="center", fontsize=8.5,
-                fontweight="bold" if point.recommended else "normal",
+                color=FORMAT_COLORS[point.format], fontweight="bold" if point.recommended else "normal",
                 arrowprops=None if abs(up) < 2 else {"arrowstyle": "-", "color": SOFT, "linewidth": 0.6,
                                                      "shrinkA": 0, "shrinkB": 5},
             )  # fmt: skip
@@ -182,15 +181,14 @@ def draw_parity(parity: pd.DataFrame) -> Figure:
         parity: `format`, `variant`, `low`, `high`, `logits`: a row for each bin, the first of which starts at zero.
     """
     used = parity[parity["logits"] > 0]
-    first = parity["high"].min()
     formats = list(dict.fromkeys(used["format"]))
     heights = [used.loc[used["format"] == name, "variant"].nunique() for name in formats]
     figure = Figure(figsize=(5.2, 0.42 * sum(heights) + 0.45 * len(heights) + 0.6), layout="constrained")
     _name(figure, "Difference from PyTorch")
     if not formats:
         return figure
-    decade = np.log10(used["high"])
-    left, right = np.floor(decade.min() - 0.34), np.ceil(decade.max())
+    floor = np.log10(parity["high"].min())  # the first bin, which starts at zero, is drawn as wide as the others
+    left, right = np.log10(used["high"].min()) - 0.4, np.ceil(np.log10(used["high"].max()))
     panels = figure.subplots(len(formats), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axes, name in zip(panels, formats, strict=True):
         variants = list(dict.fromkeys(used.loc[used["format"] == name, "variant"]))
@@ -198,17 +196,20 @@ def draw_parity(parity: pd.DataFrame) -> Figure:
             bins = parity[(parity["format"] == name) & (parity["variant"] == variant)]
             high = np.log10(bins["high"].to_numpy())
             edges = np.concatenate([[high[0] - 1 / 3], high])
-            floor = len(variants) - 1 - row
+            base = len(variants) - 1 - row
             height = 0.8 * bins["logits"].to_numpy() / bins["logits"].max()
-            axes.stairs(floor + height, edges, baseline=floor, fill=True, color=FORMAT_COLORS[name], linewidth=0)
-            axes.axhline(floor, color=LINE, linewidth=0.8)
+            axes.stairs(base + height, edges, baseline=base, fill=True, color=FORMAT_COLORS[name], linewidth=0)
+            axes.axhline(base, color=LINE, linewidth=0.8)
         axes.set_yticks([len(variants) - 1 - row + 0.3 for row in range(len(variants))], variants)
-        axes.set(title=FORMAT_NAMES[name], ylim=(0, len(variants)), xlim=(max(left, np.log10(first) - 0.34), right))
+        axes.set(title=FORMAT_NAMES[name], ylim=(0, len(variants)), xlim=(left, right))
         axes.grid(visible=False, axis="y")
         axes.spines[["left", "bottom"]].set_visible(False)
-    decades = np.arange(left, right + 1)
-    shown = decades[:: max(1, len(decades) // 6)]
-    panels[-1].set_xticks(shown, [f"{'≤ ' if 10**tick <= first else ''}1e{tick:.0f}" for tick in shown])
+    decades = np.arange(np.ceil(max(left, floor + 0.5)), right + 1)
+    decades = decades[::-1][:: -(-len(decades) // 6)]
+    ticks = {tick: f"1e{tick:.0f}" for tick in decades}
+    if left < floor:
+        ticks[floor - 1 / 6] = f"<1e{floor:.0f}"
+    panels[-1].set_xticks(list(ticks), list(ticks.values()))
     panels[-1].set_xlabel("absolute difference of a logit from PyTorch's")
     return figure
 
