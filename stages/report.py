@@ -261,6 +261,9 @@ def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
     for key, value in section.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            for index, item in enumerate(value):
+                yield f"{prefix}{key}.{index}", ", ".join(f"{name}: {found}" for name, found in flatten(item))
         else:
             yield f"{prefix}{key}", format_value(value)
 

@@ -150,22 +150,31 @@ def test_params_are_the_sections_that_the_script_reads(name: str) -> None:
     assert sorted(EXPANDED[name].get("params", [])) == expected
 
 
+def models() -> dict[str, type[StageParams]]:
+    """What validates each section of params.yaml, which a stage reads or, one of them, a command."""
+    scripts = {name: STAGES / f"{name}.py" for name in EXPANDED} | {"commands.gate": ROOT / "commands" / "gate.py"}
+    found = {}
+    for module, script in scripts.items():
+        for section, model_name in sections(script).items():
+            found[section] = getattr(importlib.import_module(module), model_name)
+            assert issubclass(found[section], StageParams)
+    return found
+
+
 def test_every_section_and_key_of_params_yaml_is_read_and_nothing_else_is() -> None:
-    read: dict[str, list[str]] = {}
-    for name in EXPANDED:
-        for section, model_name in sections(STAGES / f"{name}.py").items():
-            model = getattr(importlib.import_module(name), model_name)
-            assert issubclass(model, StageParams)
-            read[section] = list(model.model_fields)
+    read = {section: list(model.model_fields) for section, model in models().items()}
     assert {section: list(keys) for section, keys in PARAMS.items()} == read
 
 
 def test_every_key_has_no_default_in_code() -> None:
     """Each value lives in params.yaml alone."""
-    for name in EXPANDED:
-        for model_name in sections(STAGES / f"{name}.py").values():
-            model: type[StageParams] = getattr(importlib.import_module(name), model_name)
-            assert all(field.is_required() for field in model.model_fields.values())
+    for model in models().values():
+        assert all(field.is_required() for field in model.model_fields.values())
+
+
+def test_no_stage_depends_on_the_gate() -> None:
+    """What a regression is can be changed without running anything but the page that shows every parameter."""
+    assert not [name for name, stage in EXPANDED.items() if "gate" in stage.get("params", [])]
 
 
 def test_every_model_is_a_dvc_artifact() -> None:
