@@ -7,22 +7,26 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import train
+from shared import batches
 from shared.architectures import ArchitectureParams
-from shared.devices import ALONE
+from shared.devices import ALONE, Processes
 from shared.params import read_params
 from shared.resume import ResumeFile, unpack
 from shared.sequences import Prepared
 from tests.support import ROOT, Project, Workspace, clean_environment, set_params
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -44,22 +48,27 @@ RECIPE = {
 }
 """Something of everything that a state has to hold, in 540 steps of about 2 ms."""
 
-# Imports torch once; every run is a process of its own, which can be killed. The buffer holds 100 rows.
+# Imports torch once; every run is one or more processes of its own, which can be killed.
 RUNS = """
 import os, sys
 import train
 from shared import batches
 from shared.stage import run
-batches.BUFFER_BYTES = 100 * 40
 print("ready", flush=True)
 for line in sys.stdin:
-    pid = os.fork()
-    if not pid:
-        sys.argv = ["train.py", "data/prepared", *(f"{line.strip()}/{name}" for name in %r)]
-        run(train.main)
-        os._exit(0)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    folder, count, port, buffer = line.split()
+    batches.BUFFER_BYTES = int(buffer)
+    pids = []
+    for rank in range(int(count)):
+        pids.append(os.fork())
+        if not pids[-1]:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": count}
+            os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            sys.argv = ["train.py", "data/prepared", *(f"{folder}/{name}" for name in %r)]
+            run(train.main)
+            os._exit(0)
+    print(*pids, flush=True)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids), flush=True)
 """
 
 
@@ -68,6 +77,7 @@ class Runs:
     """Starts trainings in processes of their own, one after another."""
 
     folder: Path
+    buffer_bytes: int = batches.BUFFER_BYTES
 
     def __post_init__(self) -> None:
         self.notes = self.folder / "notes"
@@ -83,16 +93,38 @@ class Runs:
         assert self.parent.stdout
         return self.parent.stdout.readline().strip()
 
-    def start(self, outputs: str) -> int:
-        """Start a training that writes into the folder `outputs`; return the process's id."""
+    def start(self, outputs: str, processes: int = 1) -> list[int]:
+        """Start a training that writes into the folder `outputs`; return the ids of its processes."""
         assert self.parent.stdin
-        self.parent.stdin.write(f"{outputs}\n")
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        self.parent.stdin.write(f"{outputs} {processes} {port} {self.buffer_bytes}\n")
         self.parent.stdin.flush()
-        return int(self._says())
+        return [int(pid) for pid in self._says().split()]
 
-    def end(self) -> int:
-        """Wait for it; return its exit code, below zero if a signal ended it."""
-        return int(self._says())
+    def end(self) -> set[int]:
+        """Wait for it; return the exit codes of its processes, below zero if a signal ended one."""
+        return {int(code) for code in self._says().split()}
+
+    def finish(self, outputs: str, processes: int = 1) -> None:
+        """Run a training to its end."""
+        self.start(outputs, processes)
+        assert self.end() == {0}
+
+    def kill(self, outputs: str, seconds: float, processes: int = 1) -> dict[str, Any]:
+        """Kill a training so long after it has written its state; return that state."""
+        pids = self.start(outputs, processes)
+        state = self.folder / outputs / STATE.name
+        written = state.stat().st_mtime_ns if state.exists() else 0
+        while not state.exists() or state.stat().st_mtime_ns == written:
+            time.sleep(0.001)
+        time.sleep(seconds)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert self.end() == {-signal.SIGKILL}, "it was complete before it was killed"
+        saved: dict[str, Any] = unpack(state.read_bytes())["state"]
+        return saved
 
     def close(self) -> None:
         self.parent.communicate()
@@ -102,36 +134,74 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_killed_at_random_moments_it_ends_in_the_same_bytes(workspace: Workspace) -> None:
+@pytest.fixture
+def runs(workspace: Workspace) -> Iterator[Runs]:
+    started = Runs(workspace.folder)
+    yield started
+    started.close()
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(workspace: Workspace, runs: Runs) -> None:
+    runs.buffer_bytes = 100 * 40  # half of the rows
     set_params(workspace.folder, RECIPE | {"train.checkpoint_seconds": 1000})
-    runs = Runs(workspace.folder)
-    runs.start("whole")
-    assert runs.end() == 0
+    runs.finish("whole")
     assert set(files(workspace.folder / "whole")) == set(OUTPUTS)
 
     set_params(workspace.folder, {"train.checkpoint_seconds": 0.01})
     chance = random.Random(0)
-    state = workspace.folder / "killed" / ".classifier.resume"
-    steps = []
-    for _ in range(6):
-        pid = runs.start("killed")
-        written = state.stat().st_mtime_ns if state.exists() else 0
-        while not state.exists() or state.stat().st_mtime_ns == written:
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.06))
-        os.kill(pid, signal.SIGKILL)
-        assert runs.end() == -signal.SIGKILL, "it was complete before it was killed"
-        saved = unpack(state.read_bytes())["state"]
-        steps.append(len(saved["epochs"]) * 9 + saved["step"])
+    states = [runs.kill("killed", chance.uniform(0, 0.06)) for _ in range(6)]
     set_params(workspace.folder, {"train.checkpoint_seconds": 1000})  # makes no difference to the result
-    runs.start("killed")
-    assert runs.end() == 0
-    runs.close()
+    runs.finish("killed")
 
+    steps = [len(state["epochs"]) * 9 + state["step"] for state in states]
     assert steps == sorted(set(steps)), "every run went on from where the last one was"
-    assert any(step % 9 for step in steps), "some were in the middle of an epoch"
+    assert any(state["step"] for state in states), "some were in the middle of an epoch"
     assert runs.notes.read_text().count("going on from it") == 6
     assert files(workspace.folder / "killed") == files(workspace.folder / "whole")
+
+
+UNEVEN = {
+    "train.epochs": 12,
+    "train.batch_size": 21,  # of 200 rows: the last batch has 11
+    "train.class_weights": "balanced",
+    "train.label_smoothing": 0.1,
+    "train.gradient_clip": 0.5,
+    "train.keep": "best",
+    "train.checkpoint_seconds": 1000,
+}
+
+
+def test_two_processes_come_to_what_one_does_and_can_be_killed(workspace: Workspace, runs: Runs) -> None:
+    """Once as a user starts them, with torchrun; then killed, and started again."""
+    set_params(workspace.folder, UNEVEN)
+    runs.finish("one")
+    stage, prepared = str(ROOT / "stages" / "train.py"), "data/prepared"
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         stage, prepared, *(f"two/{name}" for name in OUTPUTS)],
+        cwd=workspace.folder, env=clean_environment(), check=True, capture_output=True,
+    )  # fmt: skip
+    one, two = (pd.read_csv(workspace.folder / folder / "loss.csv") for folder in ("one", "two"))
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    assert set(files(workspace.folder / "two")) == set(OUTPUTS)
+
+    set_params(workspace.folder, {"train.checkpoint_seconds": 0.01})
+    state = runs.kill("killed", 0.05, processes=2)
+    assert state["loss_sums"].shape == (2,)
+    set_params(workspace.folder, {"train.checkpoint_seconds": 1000})
+    runs.finish("killed", processes=2)
+    assert files(workspace.folder / "killed") == files(workspace.folder / "two")
+
+
+def test_dropout_differs_between_processes(workspace: Workspace) -> None:
+    """Otherwise a batch would be dropped alike in each share."""
+    drawn = []
+    for rank in (0, 1):
+        Processes(ALONE.device, rank, 2).seed(0, 7)
+        drawn.append(torch.rand(5))
+    assert not torch.equal(*drawn)
+    ALONE.seed(0, 7)
+    assert torch.equal(torch.rand(5), drawn[0])
 
 
 def resume_file(workspace: Workspace, **changes: Any) -> ResumeFile:
