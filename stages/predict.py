@@ -1,7 +1,8 @@
 """Run every exported file of one format on the test split: a folder of models in; logits and execution records out.
 
 For each file, `<precision>.npy` holds its logits (rows, classes) in float32, and `<precision>.json` who computed them,
-what the file declares of itself, and how it behaved at other batch sizes and other numbers of time steps.
+what the file declares of itself, and how it behaved at other batch sizes and other numbers of time steps. Of a file
+that cannot be executed there is only the reason, under `failure`: `verify` rejects it after it has judged all others.
 """
 
 import platform
@@ -13,7 +14,7 @@ from shared.artifacts import find_artifacts
 from shared.params import Count, StageParams, read_params
 from shared.runtimes import Floats, Lengths, Runtime, open_runtime
 from shared.sequences import Prepared
-from shared.stage import StageError, one_line, parse_args, replacing, rounded, run, write_json
+from shared.stage import StageError, one_line, parse_args, remove, replacing, rounded, run, write_json
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,10 +81,10 @@ def probe_batch(runtime: Runtime, data: Prepared, logits: Floats, batch_size: in
     rows = np.arange(batch_size) % len(logits)  # repeats a short split
     expected = logits[rows]
     [result] = batches(runtime, read_rows(data, rows), batch_size)
-    same = result.shape == expected.shape
+    difference = np.abs(result - expected).max() if result.shape == expected.shape else np.nan
     return {
         "shape": list(result.shape),
-        "max_absolute_difference": rounded(float(np.abs(result - expected).max()), 3) if same else None,
+        "max_absolute_difference": rounded(float(difference), 3) if np.isfinite(difference) else None,
     }
 
 
@@ -138,7 +139,7 @@ def execute(path: Path, data: Prepared, params: Params, file: Path) -> dict[str,
 
 
 def main() -> None:
-    """Read the arguments and the parameters; run every file, and report all that failed before giving up."""
+    """Read the arguments and the parameters; run every file."""
     args = parse_args(
         __doc__,
         inputs={"prepared": "the folder of prepared arrays", "models": "the folder of one format's files"},
@@ -149,18 +150,15 @@ def main() -> None:
     artifacts = find_artifacts(args.models)
     if not artifacts:
         raise StageError(f"{args.models}: no exported file in this folder")
-    failures = []
     with replacing(args.predictions) as folder:
         folder.mkdir()
         for precision, path in artifacts.items():
             try:
                 record = execute(path, data, params, folder / f"{precision}.npy")
             except StageError as error:
-                failures.append(str(error))
-                continue
+                remove(folder / f"{precision}.npy")
+                record = {"failure": str(error)}
             write_json(folder / f"{precision}.json", record)
-        if failures:
-            raise StageError("; ".join(failures))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 import os
 import re
 import shlex
@@ -214,3 +215,18 @@ class Workspace:
             for path in self.folder.rglob("*")
             if path.is_file()
         }
+
+
+def rejections(workspace: Workspace, file_format: str) -> dict[str, str]:
+    """Predict one format's files again, evaluate and verify all, which must fail; what is wrong with each, in words."""
+    workspace.call(f"predict@{file_format}")
+    workspace.call("evaluate")
+    with pytest.raises(SystemExit):
+        workspace.call("verify")
+    assert workspace.capsys.readouterr().err.startswith("verify: error: ")
+    verified = json.loads((workspace.folder / "metrics" / "verify.json").read_text())
+    return {
+        precision: "; ".join(figures["problems"])
+        for precision, figures in verified[file_format].items()
+        if not figures["passed"]
+    }
