@@ -242,9 +242,10 @@ def check_values(
             for time, error in made_up.items()
         ),
     ):
-        if error is None or error > allowed:
-            found = "not finite" if error is None else f"{error}"
-            return [f"values: {words} is {found}; allowed: {allowed}"]
+        if error is None:
+            return [f"values: {words} is not finite"]
+        if error > allowed:
+            return [f"values: {words} {error} is above the tolerance {allowed}"]
     return []
 
 
