@@ -8,9 +8,11 @@ from typing import Any
 COLUMNS = ("file", "executed by", "accuracy", "macro F1", "loss", "error", "tolerance", "parity")
 
 
-def line(name: str, figures: dict[str, Any], parity: dict[str, Any] | None) -> tuple[str, ...]:
+def line(name: str, figures: dict[str, Any] | None, parity: dict[str, Any] | None) -> tuple[str, ...]:
     """One row of the table; the error is relative to the standard deviation of PyTorch's logits."""
-    task = (f"{figures['accuracy']:.2%}", f"{figures['macro_f1']:.4f}", f"{figures['loss']:.4f}")
+    task = ("", "", "")
+    if figures:
+        task = (f"{figures['accuracy']:.2%}", f"{figures['macro_f1']:.4f}", f"{figures['loss']:.4f}")
     if parity is None:
         return (name, "pytorch", *task, "", "", "the reference")
     verdict = "verified" if parity["passed"] else "; ".join(parity["problems"])
@@ -28,9 +30,10 @@ def main() -> None:
         print(f"show_metrics: error: {error.filename}: no such file; `dvc repro` writes it", file=sys.stderr)
         sys.exit(1)
     rows = [COLUMNS] + [
-        line(f"{file_format} {precision}", figures, verification.get(file_format, {}).get(precision))
-        for file_format, precisions in evaluation.items()
-        for precision, figures in precisions.items()
+        line(f"{file_format} {precision}", evaluated.get(precision), verified.get(precision))
+        for file_format in evaluation | verification
+        for evaluated, verified in [(evaluation.get(file_format, {}), verification.get(file_format, {}))]
+        for precision in sorted(evaluated | verified)
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

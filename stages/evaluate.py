@@ -1,7 +1,11 @@
-"""Measure what each file is worth on the task: all logits and the test labels in; metrics and a confusion table out."""
+"""Measure what each file is worth on the task: all logits and the test labels in; metrics and a confusion table out.
+
+A file that was not executed, or whose logits are no logits of this task, gets no figures: `verify` says what is wrong.
+"""
 
 from typing import Any
 
+from shared.chunks import chunks
 from shared.predictions import Prediction, find_reference, nest, read_predictions
 from shared.sequences import Prepared
 from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
@@ -9,40 +13,54 @@ from shared.stage import StageError, parse_args, rounded, run, write_bytes, writ
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import softmax
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss, recall_score
+from scipy.special import log_softmax
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
 
-def evaluate(prediction: Prediction, labels: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
-    """Accuracy, macro F1, mean cross-entropy (nats) and the recall of each class; a class without rows has none.
+def score(prediction: Prediction, labels: NDArray[np.int64], classes: int) -> tuple[NDArray[np.int64], float]:
+    """The confusion matrix (actual, predicted) in rows, and the mean cross-entropy in nats.
 
     Raises:
-        StageError: The logits are not of one row a label and one column a class, or are not finite.
+        StageError: The file was not executed, or its logits are not of one row a label and one column a class, or not
+            finite.
     """
-    if prediction.logits.shape != (len(labels), len(classes)):
+    name = f"{prediction.format} {prediction.precision}"
+    if prediction.failure:
+        raise StageError(f"{name}: {prediction.failure}")
+    if prediction.logits.shape != (len(labels), classes):
         raise StageError(
-            f"{prediction.format} {prediction.precision}: logits of shape {prediction.logits.shape}; "
-            f"expected {(len(labels), len(classes))}: a row for each of the test split, a column for each class"
+            f"{name}: logits of shape {prediction.logits.shape}; "
+            f"expected {(len(labels), classes)}: a row for each of the test split, a column for each class"
         )
-    if not np.isfinite(prediction.logits).all():
-        raise StageError(f"{prediction.format} {prediction.precision}: some logits are not finite")
-    indices = list(range(len(classes)))
-    predicted = prediction.logits.argmax(axis=1)
-    probabilities = softmax(prediction.logits.astype(np.float64), axis=1)
-    recall = recall_score(labels, predicted, labels=indices, average=None, zero_division=np.nan)
+    counts = np.zeros((classes, classes), np.int64)
+    loss = 0.0
+    for actual, logits in chunks(labels, prediction.logits):
+        if not np.isfinite(logits).all():
+            raise StageError(f"{name}: some logits are not finite")
+        counts += confusion_matrix(actual, logits.argmax(axis=1), labels=range(classes))
+        loss -= log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(actual)), actual].sum()
+    return counts, loss / len(labels)
+
+
+def figures_of(counts: NDArray[np.int64], loss: float, classes: list[str]) -> dict[str, Any]:
+    """Accuracy, macro F1, mean cross-entropy and the recall of each class; a class without rows has none."""
+    indices = np.arange(len(classes))
+    actual, predicted = (index.ravel() for index in np.meshgrid(indices, indices, indexing="ij"))
+    pairs: dict[str, Any] = {"y_true": actual, "y_pred": predicted, "sample_weight": counts.ravel()}
+    recall = [
+        None if rows.sum() == 0 else rounded(value)
+        for rows, value in zip(counts, recall_score(**pairs, average=None, zero_division=0), strict=True)
+    ]
     return {
-        "accuracy": rounded(accuracy_score(labels, predicted)),
-        "macro_f1": rounded(f1_score(labels, predicted, labels=indices, average="macro", zero_division=0)),
-        "loss": rounded(log_loss(labels, probabilities, labels=indices)),
-        "recall": {
-            name: None if np.isnan(value) else rounded(value) for name, value in zip(classes, recall, strict=True)
-        },
+        "accuracy": rounded(accuracy_score(**pairs)),
+        "macro_f1": rounded(f1_score(**pairs, average="macro", zero_division=0)),
+        "loss": rounded(loss),
+        "recall": dict(zip(classes, recall, strict=True)),
     }
 
 
-def confusion_table(prediction: Prediction, labels: NDArray[np.int64], classes: list[str]) -> pd.DataFrame:
+def confusion_table(counts: NDArray[np.int64], classes: list[str]) -> pd.DataFrame:
     """Rows of actual class, predicted class and how many: every pair once, so that the file stays small."""
-    counts = confusion_matrix(labels, prediction.logits.argmax(axis=1), labels=list(range(len(classes))))
     return pd.DataFrame(
         [
             {"actual": actual, "predicted": predicted, "rows": int(counts[i, j])}
@@ -50,6 +68,26 @@ def confusion_table(prediction: Prediction, labels: NDArray[np.int64], classes: 
             for j, predicted in enumerate(classes)
         ]
     )
+
+
+def evaluate(
+    predictions: list[Prediction], labels: NDArray[np.int64], classes: list[str]
+) -> tuple[dict[tuple[str, str], dict[str, Any]], pd.DataFrame]:
+    """The figures of every file that has any, and the confusion table of PyTorch's.
+
+    Raises:
+        StageError: PyTorch's own logits are missing or cannot be judged.
+    """
+    reference = find_reference(predictions)
+    counts, loss = score(reference, labels, len(classes))
+    figures = {(reference.format, reference.precision): figures_of(counts, loss, classes)}
+    for found in predictions:
+        if found is not reference:
+            try:
+                figures[found.format, found.precision] = figures_of(*score(found, labels, len(classes)), classes)
+            except StageError:
+                continue
+    return figures, confusion_table(counts, classes)
 
 
 def main() -> None:
@@ -60,11 +98,8 @@ def main() -> None:
         outputs={"metrics": "the figures of every file (JSON)", "confusion": "PyTorch's confusion table (CSV)"},
     )
     data = Prepared(args.prepared)
-    classes = data.schema.classes
-    labels = data.split("test").labels
     predictions = list(read_predictions(args.predictions))
-    figures = {(found.format, found.precision): evaluate(found, labels, classes) for found in predictions}
-    confusion = confusion_table(find_reference(predictions), labels, classes)
+    figures, confusion = evaluate(predictions, data.split("test").labels, data.schema.classes)
     write_json(args.metrics, nest(figures))
     write_bytes(args.confusion, confusion.to_csv(index=False).encode())
 

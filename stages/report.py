@@ -1,13 +1,12 @@
 """Show a run: all metrics in; one self-contained page and its pictures out."""
 
 import base64
-import json
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from shared.artifacts import REFERENCE
-from shared.stage import StageError, parse_args, run, write_bytes
+from shared.stage import parse_args, read_json, run, write_bytes
 
 import jinja2
 import matplotlib as mpl
@@ -95,21 +94,6 @@ def render(training: dict[str, Any], rows: list[dict[str, Any]], pictures: dict[
     encoded = {name: base64.b64encode(content).decode() for name, content in pictures.items()}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     return template.render(training=training, rows=rows, pictures=encoded)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a metrics file.
-
-    Raises:
-        StageError: It is not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise StageError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise StageError(f"{path}: found a JSON {type(content).__name__}; expected an object")
-    return content
 
 
 def main() -> None:

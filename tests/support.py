@@ -1,7 +1,9 @@
 """Real projects in temporary folders: run by DVC as a user would, or by calling the stages in this process."""
 
+import contextlib
 import hashlib
 import importlib
+import json
 import os
 import re
 import shlex
@@ -214,3 +216,17 @@ class Workspace:
             for path in self.folder.rglob("*")
             if path.is_file()
         }
+
+
+def rejections(workspace: Workspace, file_format: str) -> dict[str, str]:
+    """Predict one format's files again, evaluate and verify all; what is wrong with each file, in words."""
+    workspace.call(f"predict@{file_format}")
+    workspace.call("evaluate")
+    with contextlib.suppress(SystemExit):
+        workspace.call("verify")
+    verified = json.loads((workspace.folder / "metrics" / "verify.json").read_text())
+    return {
+        precision: "; ".join(figures["problems"])
+        for precision, figures in verified[file_format].items()
+        if not figures["passed"]
+    }

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.canonical import canonical_onnx
 from shared.model import load_checkpoint, save_checkpoint
-from tests.support import ROOT, Workspace, clean_environment
+from tests.support import ROOT, Workspace, clean_environment, rejections
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ import torch
 CHECKPOINT = "models/pytorch/classifier.pt"
 ONNX = "models/onnx/classifier-fp32.onnx"
 FP32 = "models/coreml/classifier-fp32.mlpackage"
+FINDINGS = ("metrics/verify.json", "metrics/parity.csv")
 FP16 = "models/coreml/classifier-fp16.mlpackage"
 
 
@@ -50,7 +51,7 @@ FP16 = "models/coreml/classifier-fp16.mlpackage"
         ("export_coreml", "export_coreml.deployment_target", "iOS12", "'iOS15', 'iOS16', 'iOS17' or 'iOS18'"),
         ("export_coreml", "export_coreml.default_batch", 65, "default_batch should be at most largest_batch (64)"),
         ("predict@onnx", "predict.probe_batches", [], "predict.probe_batches = []: list should have at least 1 item"),
-        ("verify", "verify.tolerance.onnx.fp32", -1.0, "tolerance.onnx.fp32 = -1.0: input should be greater than 0"),
+        ("verify", "verify.tolerance.onnx.fp32.relative_error", -1.0, "fp32.relative_error = -1.0: input should be"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_what_is_allowed(
@@ -204,10 +205,18 @@ class Malicious:
         return Path.touch, (self.marker,)
 
 
-@pytest.mark.parametrize("stage", ["export_onnx", "export_coreml", "predict@pytorch"])
+@pytest.mark.parametrize("stage", ["export_onnx", "export_coreml"])
 def test_a_truncated_checkpoint_is_refused(workspace: Workspace, stage: str) -> None:
     truncate(workspace.folder / CHECKPOINT)
     assert workspace.refuses(stage).startswith(f"{CHECKPOINT}: not a readable checkpoint: ")
+
+
+def test_with_a_checkpoint_that_cannot_be_executed_nothing_is_judged(workspace: Workspace) -> None:
+    truncate(workspace.folder / CHECKPOINT)
+    workspace.call("predict@pytorch")
+    for stage in ("evaluate", "verify"):
+        error = workspace.refuses(stage)
+        assert error.startswith(f"PyTorch's logits are missing: {CHECKPOINT}: not a readable checkpoint: ")
 
 
 def test_a_checkpoint_that_carries_code_is_refused_and_the_code_does_not_run(workspace: Workspace) -> None:
@@ -265,14 +274,14 @@ def test_a_checkpoint_of_another_program_is_refused(workspace: Workspace, conten
 
 def test_a_truncated_onnx_file_is_refused(workspace: Workspace) -> None:
     truncate(workspace.folder / ONNX)
-    assert workspace.refuses("predict@onnx").startswith(f"{ONNX}: not a readable ONNX file: ")
+    assert rejections(workspace, "onnx")["fp32"].startswith(f"executed: {ONNX}: not a readable ONNX file: ")
 
 
 def test_an_onnx_file_without_its_weights_is_refused(workspace: Workspace) -> None:
     path = workspace.folder / ONNX
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights", size_threshold=0)
     (path.parent / "weights").unlink()
-    assert workspace.refuses("predict@onnx").startswith(f"{ONNX}: not a readable ONNX file: ")
+    assert rejections(workspace, "onnx")["fp32"].startswith(f"executed: {ONNX}: not a readable ONNX file: ")
 
 
 def test_a_format_without_files_is_refused(workspace: Workspace) -> None:
@@ -284,15 +293,23 @@ def test_a_format_without_files_is_refused(workspace: Workspace) -> None:
 @pytest.mark.parametrize("damage", [truncate, Path.unlink])
 def test_a_damaged_mlpackage_is_refused(workspace: Workspace, part: str, damage: Callable[[Path], None]) -> None:
     damage(workspace.folder / FP16 / part)
-    assert FP16 in workspace.refuses("predict@coreml")
+    rejected = rejections(workspace, "coreml")
+    assert rejected.keys() == {"fp16"}
+    assert rejected["fp16"].startswith("executed: ")
+    assert FP16 in rejected["fp16"]
 
 
-def test_every_damaged_file_is_named_in_one_go(workspace: Workspace) -> None:
+def test_a_damaged_file_hides_no_verdict_on_another(workspace: Workspace) -> None:
     for package in (FP16, FP32):
         (workspace.folder / package / "Manifest.json").unlink()
-    error = workspace.refuses("predict@coreml")
-    assert FP16 in error
-    assert FP32 in error
+    edit_onnx(workspace, scale_weights)
+    workspace.call("predict@onnx")
+    rejected = rejections(workspace, "coreml")
+    assert FP16 in rejected["fp16"]
+    assert FP32 in rejected["fp32"]
+    verified = json.loads((workspace.folder / "metrics" / "verify.json").read_text())
+    assert verified["onnx"]["fp32"]["problems"][0].startswith("values: relative error")
+    assert json.loads((workspace.folder / "metrics" / "evaluate.json").read_text()).keys() == {"pytorch", "onnx"}
 
 
 def edit_onnx(workspace: Workspace, edit: Callable[[onnx.ModelProto], None]) -> None:
@@ -323,8 +340,8 @@ def lengthen(model: onnx.ModelProto) -> None:
 def test_an_onnx_file_of_another_model_runs_but_is_not_verified(workspace: Workspace) -> None:
     edit_onnx(workspace, scale_weights)
     workspace.call("predict@onnx")
-    error = workspace.refuses("verify", changes=("metrics/verify.json",))
-    assert "onnx fp32: relative error" in error
+    error = workspace.refuses("verify", changes=FINDINGS)
+    assert "onnx fp32: values: relative error" in error
     assert "is above the tolerance 1e-05" in error
     assert "coreml" not in error
     assert json.loads((workspace.folder / "metrics" / "verify.json").read_text())["onnx"]["fp32"]["passed"] is False
@@ -337,9 +354,9 @@ def test_a_mlpackage_of_another_model_runs_but_is_not_verified(workspace: Worksp
     save_checkpoint(workspace.folder / "other.pt", other)
     workspace.call("export_coreml", "other.pt", FP32, FP16)
     workspace.call("predict@coreml")
-    error = workspace.refuses("verify", changes=("metrics/verify.json",))
-    assert "coreml fp16: relative error" in error
-    assert "coreml fp32: relative error" in error
+    error = workspace.refuses("verify", changes=FINDINGS)
+    assert "coreml fp16: values: relative error" in error
+    assert "coreml fp32: values: relative error" in error
     assert "onnx" not in error
 
 
@@ -347,21 +364,21 @@ def test_a_file_with_other_tensor_names_and_classes_is_not_verified(workspace: W
     edit_onnx(workspace, rename)
     workspace.call("predict@onnx")
     error = workspace.refuses("verify", changes=("metrics/verify.json",))
-    assert "onnx fp32: input_name is 'x'; expected 'sequence'" in error
-    assert "onnx fp32: the stored classes are ['a', 'b', 'c']; expected ['0', '1', '2']" in error
+    assert "onnx fp32: interface: input_name 'x'; expected 'sequence'" in error
+    assert "onnx fp32: interface: classes ['a', 'b', 'c']; expected ['0', '1', '2']" in error
 
 
 def test_a_file_for_longer_sequences_is_refused_with_its_axis(workspace: Workspace) -> None:
     edit_onnx(workspace, lengthen)
-    error = workspace.refuses("predict@onnx")
-    assert error.startswith(f"{ONNX}: ")
-    assert "Got: 6 Expected: 7" in error
+    rejected = rejections(workspace, "onnx")["fp32"]
+    assert rejected.startswith(f"executed: {ONNX}: ")
+    assert "Got: 6 Expected: 7" in rejected
 
 
 def test_a_file_without_stored_classes_is_refused(workspace: Workspace) -> None:
     path = workspace.folder / ONNX
     path.write_bytes(canonical_onnx(onnx.load(path), {}))
-    assert workspace.refuses("predict@onnx") == f"{ONNX}: its metadata holds no list of classes"
+    assert rejections(workspace, "onnx") == {"fp32": f"executed: {ONNX}: its metadata holds no list of classes"}
 
 
 def test_damaged_logits_are_refused(workspace: Workspace) -> None:
@@ -386,17 +403,22 @@ def test_damaged_metrics_are_refused_by_the_report(workspace: Workspace, content
 
 
 @pytest.mark.parametrize(
-    ("key", "arguments", "message"),
+    ("key", "value", "arguments", "message"),
     [
-        ("prepare.seeed", "prepare data/sequences.csv out", "prepare: error: params.yaml: unknown key prepare.seeed"),
-        ("verify.tolerance.onnx.int8", "verify data/predictions out", "verify: error: onnx int8: it was not executed"),
-        ("prepare.seed", "prepare data/none.csv out", "prepare: error: data/none.csv: no such file or folder"),
+        ("prepare.seeed", 1, "prepare data/sequences.csv out", "prepare: error: params.yaml: unknown key prepare.seee"),
+        (
+            "verify.tolerance.onnx.int8",
+            {"relative_error": 0.1, "accuracy_loss": 0.005},
+            "verify data/prepared data/predictions metrics/evaluate.json out parity flips",
+            "verify: error: onnx int8: executed: no prediction was found",
+        ),
+        ("prepare.seed", 1, "prepare data/none.csv out", "prepare: error: data/none.csv: no such file or folder"),
     ],
 )
 def test_a_failing_stage_exits_with_1_and_prints_one_line(
-    workspace: Workspace, key: str, arguments: str, message: str
+    workspace: Workspace, key: str, value: Any, arguments: str, message: str
 ) -> None:
-    workspace.set(key, 1)
+    workspace.set(key, value)
     stage, *paths = arguments.split()
     finished = subprocess.run(
         [sys.executable, ROOT / "stages" / f"{stage}.py", *paths],

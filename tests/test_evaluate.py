@@ -24,7 +24,7 @@ def prediction(logits: Any, file_format: str = "pytorch") -> Prediction:
 
 
 def test_figures_are_as_computed_by_hand() -> None:
-    figures = evaluate.evaluate(prediction(LOGITS), LABELS, CLASSES)
+    figures = evaluate.figures_of(*evaluate.score(prediction(LOGITS), LABELS, len(CLASSES)), CLASSES)
     assert figures["accuracy"] == 0.75
     assert figures["recall"] == {"a": pytest.approx(2 / 3, rel=1e-5), "b": 1.0, "c": None}
     assert figures["macro_f1"] == pytest.approx((0.8 + 2 / 3 + 0) / 3, rel=1e-5)
@@ -32,7 +32,8 @@ def test_figures_are_as_computed_by_hand() -> None:
 
 
 def test_the_confusion_table_holds_every_pair_once() -> None:
-    table = evaluate.confusion_table(prediction(LOGITS), LABELS, CLASSES)
+    counts, _ = evaluate.score(prediction(LOGITS), LABELS, len(CLASSES))
+    table = evaluate.confusion_table(counts, CLASSES)
     assert table.set_index(["actual", "predicted"])["rows"].to_dict() == {
         (actual, predicted): {("a", "a"): 2, ("a", "b"): 1, ("b", "b"): 1}.get((actual, predicted), 0)
         for actual in CLASSES
@@ -50,7 +51,7 @@ def test_the_confusion_table_holds_every_pair_once() -> None:
 )
 def test_logits_that_cannot_be_judged_are_refused(logits: Any, message: str) -> None:
     with pytest.raises(StageError, match=message):
-        evaluate.evaluate(prediction(logits), LABELS, CLASSES)
+        evaluate.score(prediction(logits), LABELS, len(CLASSES))
 
 
 def test_every_file_is_judged_and_the_confusion_table_is_pytorch_s(workspace: Workspace) -> None:

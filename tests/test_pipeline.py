@@ -64,7 +64,8 @@ def test_a_run_leaves_exactly_its_outputs(first_repro: tuple[Project, list[str]]
         "models/coreml/classifier-fp16.mlpackage",
         "models/coreml/classifier-fp32.mlpackage",
         *(f"metrics/{name}.json" for name in ("train", "evaluate", "verify")),
-        *(f"metrics/{name}" for name in ("loss.csv", "confusion.csv", "report.html", "loss.png", "confusion.png")),
+        *(f"metrics/{name}" for name in ("loss.csv", "confusion.csv", "parity.csv", "flips.csv")),
+        *(f"metrics/{name}" for name in ("report.html", "loss.png", "confusion.png")),
     }
 
 
@@ -77,7 +78,7 @@ def test_a_changed_parameter_reruns_what_it_affects_and_nothing_else(reproduced:
     assert reproduced.repro() == []
 
     # A tolerance changes no figure that another stage reads, but the verdict and the page.
-    assert ran_after("verify.tolerance.onnx.fp32", 2e-5) == ["verify", "report"]
+    assert ran_after("verify.tolerance.onnx.fp32.relative_error", 2e-5) == ["verify", "report"]
 
     # The logits stay, the records of how the files were run change: they are judged anew, with the same result.
     assert sorted(ran_after("predict.probe_batches", [1, 3])) == sorted(
@@ -104,14 +105,14 @@ def test_metrics_params_and_plots_are_shown_and_compared(reproduced: Project) ->
     assert set(shown) == {"metrics/train.json", "metrics/evaluate.json", "metrics/verify.json"}
     assert shown["metrics/verify.json"]["data"]["coreml"]["fp16"]["passed"] is True
 
-    reproduced.set("verify.tolerance.onnx.fp32", 3e-5)
+    reproduced.set("verify.tolerance.onnx.fp32.relative_error", 3e-5)
     assert reproduced.repro() == ["verify", "report"]
     difference = {"old": 1e-5, "new": 3e-5, "diff": pytest.approx(2e-5)}
     assert json.loads(reproduced.dvc("metrics", "diff", "--json")) == {
         "metrics/verify.json": {"onnx.fp32.tolerance": difference}
     }
     assert json.loads(reproduced.dvc("params", "diff", "--json")) == {
-        "params.yaml": {"verify.tolerance.onnx.fp32": difference}
+        "params.yaml": {"verify.tolerance.onnx.fp32.relative_error": difference}
     }
 
     reproduced.dvc("plots", "diff", "HEAD", "--out", "plots")
@@ -121,11 +122,12 @@ def test_metrics_params_and_plots_are_shown_and_compared(reproduced: Project) ->
 
 
 def test_an_experiment_runs_with_other_parameters_and_is_listed(reproduced: Project) -> None:
-    ran = reproduced.dvc("exp", "run", "--name", "lenient", "--set-param", "verify.tolerance.onnx.fp32=4e-5")
+    key = "verify.tolerance.onnx.fp32.relative_error"
+    ran = reproduced.dvc("exp", "run", "--name", "lenient", "--set-param", f"{key}=4e-5")
     assert stages_that_ran(ran) == ["verify", "report"]
     table = list(csv.DictReader(reproduced.dvc("exp", "show", "--csv").splitlines()))
     [lenient] = [row for row in table if row["Experiment"] == "lenient"]
-    assert float(lenient["verify.tolerance.onnx.fp32"]) == 4e-5
+    assert float(lenient[key]) == 4e-5
     assert float(lenient["onnx.fp32.tolerance"]) == 4e-5
 
 

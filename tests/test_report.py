@@ -69,14 +69,14 @@ def test_the_figures_are_those_of_the_metrics(workspace: Workspace) -> None:
 
 
 def test_a_failed_verification_is_the_first_thing_that_the_page_says(workspace: Workspace) -> None:
-    workspace.set("verify.tolerance.coreml.fp16", 1e-12)
+    workspace.set("verify.tolerance.coreml.fp16.relative_error", 1e-12)
     workspace.refuses("verify", changes=("metrics/verify.json",))
     workspace.call("report")
     text = page(workspace).text
     assert "1 of 3 exported files do not compute what PyTorch computes." in text
     assert "Each of the" not in text
     assert (text.count("✓ verified"), text.count("✗ failed")) == (2, 1)
-    assert "coreml fp16: relative error" in text
+    assert "coreml fp16: values: relative error" in text
 
 
 @pytest.mark.parametrize("missing", ["not executed", "not verified"])
@@ -84,7 +84,7 @@ def test_a_file_without_figures_is_no_pass(workspace: Workspace, missing: str) -
     verified_file = workspace.folder / "metrics" / "verify.json"
     verified = json.loads(verified_file.read_text())
     if missing == "not executed":
-        verified["onnx"]["fp32"] = {"problems": ["it was not executed: no prediction was found"], "passed": False}
+        verified["onnx"]["fp32"] = {"problems": ["executed: no prediction was found"], "passed": False}
     else:
         del verified["onnx"]
     verified_file.write_text(json.dumps(verified))

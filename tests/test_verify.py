@@ -15,7 +15,7 @@ from shared.predictions import Prediction, find_reference, read_predictions
 from shared.quiet import import_coremltools
 from shared.sequences import Prepared
 from shared.stage import StageError
-from tests.support import ROOT, Workspace
+from tests.support import ROOT, Workspace, rejections
 
 import numpy as np
 import onnx
@@ -24,6 +24,7 @@ import torch
 
 Predictions = dict[str, Prediction]
 Defaults = tuple[ExportParams, verify.Params]
+DYNAMIC = ", where a name is a dynamic axis"
 ONNX = "models/onnx/classifier-fp32.onnx"
 
 
@@ -40,12 +41,19 @@ def defaults(monkeypatch: pytest.MonkeyPatch) -> Defaults:
     return read_params("export", ExportParams), read_params("verify", verify.Params)
 
 
-def problems(found: Prediction, predictions: Predictions, defaults: Defaults) -> list[str]:
+def problems(found: Prediction, predictions: Predictions, defaults: Defaults, accuracy_loss: float = 0.0) -> list[str]:
     names, params = defaults
     reference = find_reference(list(predictions.values()))
     tolerance = params.tolerance["onnx" if found.format == "onnx" else "coreml"][found.precision]
-    listed: list[str] = verify.verify(found, reference, names, tolerance)["problems"]
+    scale = verify.measure(reference.logits)
+    figures, _ = verify.verify(found, reference, scale, names, params, tolerance, accuracy_loss)
+    listed: list[str] = figures["problems"]
     return listed
+
+
+def compare(logits: Any, reference: Any) -> verify.Comparison:
+    ours, theirs = np.asarray(logits, np.float32), np.asarray(reference, np.float32)
+    return verify.compare(ours, theirs, verify.measure(theirs))
 
 
 # --- values ---
@@ -74,17 +82,17 @@ def test_a_swapped_bias_gate_is_caught_even_in_half_precision(
     params = read_params("export_coreml", export_coreml.Params)
     package = workspace.folder / "fp16.mlpackage"
     export_coreml.save(export_coreml.export_coreml(checkpoint, defaults[0], params, "fp16"), package)
-    sequences = Prepared(workspace.folder / "data/prepared").split("test").sequences
-    logits, record = predict.execute(package, sequences, read_params("predict", predict.Params))
-    found = problems(Prediction("coreml", "fp16", logits, record), predictions, defaults)
+    data, file = Prepared(workspace.folder / "data/prepared"), workspace.folder / "fp16.npy"
+    record = predict.execute(package, data, read_params("predict", predict.Params), file)
+    found = problems(Prediction("coreml", "fp16", np.load(file), record), predictions, defaults)
     assert bool(found) == swapped
-    assert all(problem.startswith("relative error ") for problem in found)
+    assert all(problem.startswith("values: relative error ") for problem in found)
 
 
 def test_an_error_is_measured_as_documented() -> None:
     reference = np.array([[1, 0], [0, 2], [3, 0], [0, 0.01]], np.float32)
     logits = reference + np.array([[0.1, 0], [0, -0.1], [0, 0], [0.1, 0]], np.float32)
-    figures = verify.compare(logits, reference)
+    figures = compare(logits, reference).figures
     rms = np.sqrt(3 * 0.01 / 8)
     assert figures["max_absolute_error"] == pytest.approx(0.1, rel=1e-2)
     assert figures["mean_absolute_error"] == pytest.approx(0.3 / 8, rel=1e-2)
@@ -99,19 +107,19 @@ def test_an_error_is_measured_as_documented() -> None:
 def test_a_flip_of_a_clear_decision_is_beyond_its_margin() -> None:
     reference = np.array([[1, 0], [0, 2], [3, 0]], np.float32)
     logits = np.array([[0, 1], [0, 2], [3, 0]], np.float32)
-    figures = verify.compare(logits, reference)
+    figures = compare(logits, reference).figures
     assert (figures["flips"], figures["flips_within_margin"]) == (1, False)
 
 
 def test_logits_that_never_vary_are_no_reference(defaults: Defaults) -> None:
     constant = Prediction("pytorch", "fp32", np.ones((4, 3), np.float32), {})
     with pytest.raises(StageError, match="all equal"):
-        verify.verify_all([constant], *defaults)
+        verify.verify_all([constant], {}, *defaults)
 
 
 def test_equal_logits_have_no_error_and_no_flips() -> None:
     reference = np.array([[1, 0], [0, 2]], np.float32)
-    figures = verify.compare(reference, reference)
+    figures = compare(reference, reference).figures
     assert (figures["relative_error"], figures["psnr_db"], figures["flips"]) == (0, None, 0)
 
 
@@ -119,7 +127,7 @@ def test_logits_that_are_not_finite_are_caught(predictions: Predictions, default
     logits = np.array(predictions["onnx-fp32"].logits)
     logits[0, 0] = np.inf
     damaged = replace(predictions["onnx-fp32"], logits=logits)
-    assert problems(damaged, predictions, defaults) == ["some logits are not finite"]
+    assert problems(damaged, predictions, defaults) == ["values: the logits of row 0 are not finite"]
 
 
 # --- shapes and names ---
@@ -132,12 +140,16 @@ def changed(prediction: Prediction, part: str, **values: Any) -> Prediction:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"input_name": "x"}, "input_name is 'x'; expected 'sequence'"),
-        ({"output_name": "y"}, "output_name is 'y'; expected 'logits'"),
-        ({"input_axes": ["batch", 7, 1]}, "the axes after the batch are [7, 1]; expected [6, 1]"),
-        ({"input_axes": [3, 6, 1]}, "the batch axis is fixed at 3; expected a dynamic one"),
-        ({"dtypes": ["float32", "float16"]}, "the tensors are float32 and float16; expected float32"),
-        ({"classes": ["0", "2", "1"]}, "the stored classes are ['0', '2', '1']; expected ['0', '1', '2']"),
+        ({"input_name": "x"}, "input_name 'x'; expected 'sequence'"),
+        ({"output_name": "y"}, "output_name 'y'; expected 'logits'"),
+        ({"lengths_name": "steps"}, "lengths_name 'steps'; expected None"),
+        ({"dtypes": ["float32", "float16"]}, "dtypes ['float32', 'float16']; expected ['float32', 'float32']"),
+        ({"features": ["x"]}, "features ['x']; expected ['value']"),
+        ({"classes": ["0", "2", "1"]}, "classes ['0', '2', '1']; expected ['0', '1', '2']"),
+        ({"input_axes": ["n", 7, 1]}, f"input_axes ['n', 7, 1]; expected ['batch', 6, 1]{DYNAMIC}"),
+        ({"input_axes": [3, 6, 1]}, f"input_axes [3, 6, 1]; expected ['batch', 6, 1]{DYNAMIC}"),
+        ({"input_axes": []}, f"input_axes []; expected ['batch', 6, 1]{DYNAMIC}"),
+        ({"output_axes": [1, 3]}, f"output_axes [1, 3]; expected ['batch', 3]{DYNAMIC}"),
     ],
 )
 def test_another_interface_is_caught(
@@ -147,7 +159,8 @@ def test_another_interface_is_caught(
     problem: str,
 ) -> None:
     assert problems(predictions["onnx-fp32"], predictions, defaults) == []
-    assert problems(changed(predictions["onnx-fp32"], "interface", **values), predictions, defaults) == [problem]
+    found = problems(changed(predictions["onnx-fp32"], "interface", **values), predictions, defaults)
+    assert found == [f"interface: {problem}"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +183,7 @@ def test_a_batch_size_that_changes_the_logits_is_caught(
     problem: str,
 ) -> None:
     assert problems(changed(predictions["onnx-fp32"], "probes", **{"7": probe}), predictions, defaults) == [
-        f"at batch 7 {problem}"
+        f"shapes: at batch 7 {problem}"
     ]
 
 
@@ -180,7 +193,7 @@ def test_a_batch_size_baked_into_an_onnx_file_is_caught(workspace: Workspace) ->
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(model, path)
-    assert workspace.refuses("predict@onnx").startswith(f"{ONNX}: ")
+    assert rejections(workspace, "onnx")["fp32"].startswith(f"executed: {ONNX}: onnxruntime failed: ")
 
 
 def test_a_batch_size_baked_into_a_mlpackage_is_caught(workspace: Workspace) -> None:
@@ -205,7 +218,9 @@ def test_a_batch_size_baked_into_a_mlpackage_is_caught(workspace: Workspace) -> 
         "fp32",
     )
     export_coreml.save(package, workspace.folder / "models/coreml/classifier-fp32.mlpackage")
-    assert "models/coreml/classifier-fp32.mlpackage" in workspace.refuses("predict@coreml")
+    rejected = rejections(workspace, "coreml")
+    assert rejected.keys() == {"fp32"}
+    assert rejected["fp32"].startswith("executed: models/coreml/classifier-fp32.mlpackage: ")
 
 
 # --- the list of files ---
@@ -214,8 +229,8 @@ def test_a_batch_size_baked_into_a_mlpackage_is_caught(workspace: Workspace) -> 
 def test_a_file_that_was_not_executed_fails(workspace: Workspace) -> None:
     for suffix in ("npy", "json"):
         (workspace.folder / f"data/predictions/coreml/fp16.{suffix}").unlink()
-    error = workspace.refuses("verify", changes=("metrics/verify.json",))
-    assert error == "coreml fp16: it was not executed: no prediction was found"
+    error = workspace.refuses("verify", changes=("metrics/verify.json", "metrics/parity.csv"))
+    assert error == "coreml fp16: executed: no prediction was found"
 
 
 def test_a_file_without_a_tolerance_fails(workspace: Workspace) -> None:
@@ -223,19 +238,19 @@ def test_a_file_without_a_tolerance_fails(workspace: Workspace) -> None:
         folder = workspace.folder / "data/predictions/onnx"
         (folder / f"int8.{suffix}").write_bytes((folder / f"fp32.{suffix}").read_bytes())
     error = workspace.refuses("verify", changes=("metrics/verify.json",))
-    assert error == "onnx int8: no tolerance to judge it by: add verify.tolerance.onnx.int8"
+    assert error == "onnx int8: values: no tolerance to judge them by: add verify.tolerance.onnx.int8"
 
 
 def test_every_finding_is_written_before_the_stage_fails(workspace: Workspace) -> None:
-    workspace.set("verify.tolerance.onnx.fp32", 1e-12)
-    workspace.set("verify.tolerance.coreml.fp32", 1e-12)
+    workspace.set("verify.tolerance.onnx.fp32.relative_error", 1e-12)
+    workspace.set("verify.tolerance.coreml.fp32.relative_error", 1e-12)
     error = workspace.refuses("verify", changes=("metrics/verify.json",))
     written = json.loads((workspace.folder / "metrics" / "verify.json").read_text())
     assert [written["onnx"]["fp32"]["passed"], written["coreml"]["fp32"]["passed"]] == [False, False]
     assert written["coreml"]["fp16"]["passed"] is True
     for problem in written["onnx"]["fp32"]["problems"]:
         assert f"onnx fp32: {problem}" in error
-    assert "coreml fp32: relative error" in error
+    assert "coreml fp32: values: relative error" in error
 
 
 def test_it_says_who_executed_each_file(workspace: Workspace) -> None:

@@ -20,7 +20,7 @@ class Prediction:
     Attributes:
         format: `pytorch`, `onnx` or `coreml`.
         precision: Such as `fp16`.
-        logits: (rows, classes), float32, a memory map.
+        logits: (rows, classes), float32, a memory map; without rows if the execution failed.
         record: Who executed it, what the file declares, how it behaved at other batch sizes; see `stages/predict.py`.
     """
 
@@ -29,9 +29,14 @@ class Prediction:
     logits: NDArray[np.float32]
     record: dict[str, Any]
 
+    @property
+    def failure(self) -> str | None:
+        """Why the file could not be executed, in one line; None if it was."""
+        return self.record.get("failure")
+
 
 def read_predictions(folder: Path) -> Iterator[Prediction]:
-    """Yield every prediction below a folder: PyTorch first, then by format and precision.
+    """Yield every prediction below a folder, failed ones too: PyTorch first, then by format and precision.
 
     Raises:
         StageError: A record or its logits cannot be read.
@@ -41,7 +46,10 @@ def read_predictions(folder: Path) -> Iterator[Prediction]:
             logits_file = record_file.with_suffix(".npy")
             try:
                 record = json.loads(record_file.read_bytes())
-                logits = np.load(logits_file, mmap_mode="r", allow_pickle=False)
+                if "failure" in record:
+                    logits = np.empty((0, 0), np.float32)
+                else:
+                    logits = np.load(logits_file, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise StageError(f"{logits_file}: not a readable prediction: {error}; run `dvc repro`") from None
             yield Prediction(file_format, record_file.stem, logits, record)
@@ -51,10 +59,12 @@ def find_reference(predictions: list[Prediction]) -> Prediction:
     """PyTorch's own prediction, which every other is compared with.
 
     Raises:
-        StageError: It is not there.
+        StageError: It is not there, or its execution failed.
     """
     for prediction in predictions:
         if (prediction.format, prediction.precision) == REFERENCE:
+            if prediction.failure:
+                raise StageError(f"PyTorch's logits are missing: {prediction.failure}")
             return prediction
     raise StageError("PyTorch's logits are missing: nothing to compare with; run `dvc repro predict@pytorch`")
 

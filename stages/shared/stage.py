@@ -93,6 +93,21 @@ def write_json(path: Path, data: Any) -> None:
     write_bytes(path, f"{text}\n".encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a metrics file.
+
+    Raises:
+        StageError: It is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise StageError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise StageError(f"{path}: found a JSON {type(content).__name__}; expected an object")
+    return content
+
+
 def rounded(value: float, digits: int = 6) -> float:
     """Round to significant digits: as many as a figure in a metrics file deserves."""
     return float(f"{value:.{digits}g}")
