@@ -17,7 +17,8 @@ import onnx
 def canonical_onnx(model: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
     """Serialise an ONNX model with `metadata` as its only `metadata_props`.
 
-    Per-node metadata and doc strings (which hold source paths) are cleared.
+    Per-node metadata and doc strings (which hold source paths) are cleared, and the shapes of what is computed on the
+    way, which every reader infers.
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     model.doc_string = ""
@@ -42,7 +43,8 @@ def _public_version(version: str) -> str:
 def _clear_notes(graph: onnx.GraphProto) -> None:
     graph.doc_string = ""
     del graph.metadata_props[:]
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output, *graph.initializer):
         value.doc_string = ""
         del value.metadata_props[:]
     for node in graph.node:
