@@ -11,7 +11,7 @@ import pytest
 
 EXPORTERS = ["export_onnx", "export_coreml"]
 PREDICT_EXPORTED = ["predict@onnx", "predict@coreml"]
-AFTER_TRAIN = [*EXPORTERS, "predict@pytorch", *PREDICT_EXPORTED, "evaluate", "verify", "report"]
+AFTER_TRAIN = [*EXPORTERS, "predict@pytorch", *PREDICT_EXPORTED, "evaluate", "verify", "benchmark", "report"]
 EVERY_STAGE = ["generate", "prepare", "train", *AFTER_TRAIN]
 
 
@@ -63,9 +63,10 @@ def test_a_run_leaves_exactly_its_outputs(first_repro: tuple[Project, list[str]]
         "models/onnx/classifier-fp32.onnx",
         "models/coreml/classifier-fp16.mlpackage",
         "models/coreml/classifier-fp32.mlpackage",
-        *(f"metrics/{name}.json" for name in ("train", "evaluate", "verify")),
-        *(f"metrics/{name}" for name in ("loss.csv", "confusion.csv", "parity.csv", "flips.csv")),
-        *(f"metrics/{name}" for name in ("report.html", "loss.png", "confusion.png")),
+        *(f"metrics/{name}.json" for name in ("train", "evaluate", "verify", "size", "benchmark")),
+        *(f"metrics/{name}.csv" for name in ("loss", "confusion", "parity", "flips", "size_accuracy")),
+        *(f"metrics/{name}.png" for name in ("loss", "confusion", "size_accuracy", "parity")),
+        *(f"metrics/report.{suffix}" for suffix in ("html", "md")),
     }
 
 
@@ -82,17 +83,24 @@ def test_a_changed_parameter_reruns_what_it_affects_and_nothing_else(reproduced:
 
     # The logits stay, the records of how the files were run change: they are judged anew, with the same result.
     assert sorted(ran_after("predict.probe_batches", [1, 3])) == sorted(
-        ["predict@pytorch", *PREDICT_EXPORTED, "evaluate", "verify"]
+        ["predict@pytorch", *PREDICT_EXPORTED, "evaluate", "verify", "report"]
     )
 
     # Another opset is another file, which computes the same logits.
-    assert ran_after("export_onnx.opset", 21) == ["export_onnx", "predict@onnx"]
+    assert sorted(ran_after("export_onnx.opset", 21)) == sorted(["export_onnx", "predict@onnx", "benchmark", "report"])
 
     # Core ML's range of batches is in its record.
-    assert ran_after("export_coreml.largest_batch", 48) == ["export_coreml", "predict@coreml", "evaluate", "verify"]
+    assert sorted(ran_after("export_coreml.largest_batch", 48)) == sorted(
+        ["export_coreml", "predict@coreml", "evaluate", "verify", "benchmark", "report"]
+    )
 
     # The version is in every exported file; verify reads this section for the tensors' names.
-    assert sorted(ran_after("export.version", "1.0.1")) == sorted([*EXPORTERS, *PREDICT_EXPORTED, "verify"])
+    assert sorted(ran_after("export.version", "1.0.1")) == sorted(
+        [*EXPORTERS, *PREDICT_EXPORTED, "verify", "benchmark", "report"]
+    )
+
+    # Another allowed loss may recommend another file.
+    assert ran_after("report.allowed_accuracy_loss", 0.02) == ["report"]
 
     # Asked for train only: what follows it is seen once, at the end.
     assert ran_after("generate.seed", 1, "train") == ["generate", "prepare", "train"]
@@ -102,7 +110,7 @@ def test_a_changed_parameter_reruns_what_it_affects_and_nothing_else(reproduced:
 
 def test_metrics_params_and_plots_are_shown_and_compared(reproduced: Project) -> None:
     shown = json.loads(reproduced.dvc("metrics", "show", "--json"))[""]["data"]
-    assert set(shown) == {"metrics/train.json", "metrics/evaluate.json", "metrics/verify.json"}
+    assert set(shown) == {f"metrics/{name}.json" for name in ("train", "evaluate", "verify", "size")}
     assert shown["metrics/verify.json"]["data"]["coreml"]["fp16"]["passed"] is True
 
     reproduced.set("verify.tolerance.onnx.fp32.relative_error", 3e-5)
@@ -119,6 +127,10 @@ def test_metrics_params_and_plots_are_shown_and_compared(reproduced: Project) ->
     page = (reproduced.folder / "plots" / "index.html").read_text()
     for title in ("Loss of each epoch", "cross-entropy (nats)", "Rows of the test split", "predicted class"):
         assert title in page
+    assert "Size on disk against accuracy on the test split" in page
+    pictures = {path.name for path in (reproduced.folder / "plots" / "static").iterdir()}
+    names = ("loss", "confusion", "size_accuracy", "parity")
+    assert pictures == {f"{revision}_metrics_{name}.png" for revision in ("HEAD", "workspace") for name in names}
 
 
 def test_an_experiment_runs_with_other_parameters_and_is_listed(reproduced: Project) -> None:
