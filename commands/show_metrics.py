@@ -25,7 +25,7 @@ def line(
     threads = timings and (timings.get("one_thread") or timings.get("all_threads"))
     cost = (
         f"{size['bytes'] / 1e3:.1f} kB" if size else "",
-        f"{threads['latency_ms']['p50'] * 1e3:.1f} us" if threads else "",
+        f"{threads['latency_ms']['p50'] * 1e3:.1f} µs" if threads else "",
     )
     if parity is None:
         return (name, "pytorch", *task, "", "", *cost, "the reference")

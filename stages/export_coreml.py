@@ -1,4 +1,4 @@
-"""Export to Core ML: checkpoint in; one mlpackage a precision out, both with a float32 interface and a ranged batch."""
+"""Export to Core ML: checkpoint in; one mlpackage a precision out, both with a float32 interface and ranged axes."""
 
 import contextlib
 import io
@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from shared.canonical import canonicalize_mlpackage
-from shared.export import ExportParams, describe
-from shared.model import Checkpoint, load_checkpoint
+from shared.export import ExportParams, describe, describe_tensors, example_inputs
+from shared.model import Checkpoint, ModelConfig, load_checkpoint
 from shared.params import Count, StageParams, read_params
 from shared.quiet import import_coremltools
-from shared.stage import parse_args, replacing, run
+from shared.stage import StageError, parse_args, replacing, run
 
 import numpy as np
 import torch
 from pydantic import model_validator
 
-TRACED_BATCH = 3  # no size that a shape could also have by accident
 Precision = Literal["fp32", "fp16"]
 
 
@@ -28,6 +27,7 @@ class Params(StageParams):
     deployment_target: Literal["iOS15", "iOS16", "iOS17", "iOS18"]
     default_batch: Count
     largest_batch: Count
+    largest_time: Count
 
     @model_validator(mode="after")
     def _default_within_range(self) -> "Params":
@@ -49,31 +49,91 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     config = checkpoint.model.config
     batch = ct.RangeDim(lower_bound=1, upper_bound=params.largest_batch, default=params.default_batch)
+    time = time_axis(config, names, params)
+    axes = {names.input_name: (batch, time, len(config.features)), names.lengths_name: (batch,)}
+    examples = example_inputs(config, names)
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # the converter's own progress bars
         warnings.simplefilter("ignore")  # TorchScript's deprecation
-        traced = torch.jit.trace(checkpoint.model, torch.zeros(TRACED_BATCH, config.time_steps, len(config.features)))
+        traced = torch.jit.trace(checkpoint.model, tuple(examples.values()))
         model = ct.convert(
             traced,
             # Without a dtype of its own the interface of an fp16 program becomes float16 from iOS16 on.
-            inputs=[
-                ct.TensorType(names.input_name, (batch, config.time_steps, len(config.features)), dtype=np.float32)
-            ],
+            inputs=[ct.TensorType(name, axes[name], dtype=example.numpy().dtype) for name, example in examples.items()],
             outputs=[ct.TensorType(names.output_name, dtype=np.float32)],
             convert_to="mlprogram",
             minimum_deployment_target=ct.target[params.deployment_target],
-            compute_precision={"fp32": ct.precision.FLOAT32, "fp16": ct.precision.FLOAT16}[precision],
+            compute_precision={
+                "fp32": ct.precision.FLOAT32,
+                "fp16": ct.transform.FP16ComputePrecision(
+                    op_selector=lambda op: may_round(op, names.input_name, config.standardize)
+                ),
+            }[precision],
             skip_model_load=True,
         )
     model.short_description = names.description
     model.version = names.version
-    model.input_description[names.input_name] = (
-        f"float32, (batch, {config.time_steps} time steps, features: {', '.join(config.features)})"
-    )
-    model.output_description[names.output_name] = (
-        f"float32, (batch, classes: {', '.join(config.classes)}), unnormalised"
-    )
-    model.user_defined_metadata.update(describe(names, config.classes, config.features, checkpoint.training))
+    texts = describe_tensors(names, config)
+    for name in examples:
+        model.input_description[name] = texts[name]
+    model.output_description[names.output_name] = texts[names.output_name]
+    model.user_defined_metadata.update(describe(names, checkpoint))
     return model
+
+
+def time_axis(config: ModelConfig, names: ExportParams, params: Params) -> Any:
+    """The time axis of the input: a fixed size, or a range.
+
+    Raises:
+        StageError: The range would not reach the length that the model was trained with.
+    """
+    if not names.dynamic_time:
+        return config.time_steps
+    if params.largest_time < config.time_steps:
+        raise StageError(
+            f"export_coreml.largest_time = {params.largest_time}: should be at least {config.time_steps}, the time "
+            "steps of the data"
+        )
+    ct = import_coremltools()
+    return ct.RangeDim(lower_bound=1, upper_bound=params.largest_time, default=config.time_steps)
+
+
+def may_round(operation: Any, input_name: str, standardize: bool) -> bool:
+    """Whether an op of a half-precision program is computed in half precision: all but two parts.
+
+    One standardises raw values, which may be too large for float16 (65504) or too close to each other. The other makes
+    positions and masks out of step numbers, which float16 cannot count above 2048; it is small, and the same for all
+    features.
+    """
+    if standardize and standardizes(operation, input_name):
+        return False
+    found = sources(operation, input_name)
+    return not found or input_name in found
+
+
+def standardizes(operation: Any, input_name: str) -> bool:
+    """Whether an op subtracts the mean from the input, or divides what that gives by the deviation."""
+    if operation.op_type not in {"sub", "real_div", "mul"} or operation.y.val is None:
+        return False
+    return operation.x.name == input_name or (operation.x.op is not None and standardizes(operation.x.op, input_name))
+
+
+def sources(operation: Any, input_name: str) -> set[str]:
+    """What an op's values follow from: inputs, by name, and step numbers, as "range_1d". A shape counts for nothing."""
+    found: set[str] = set()
+    waiting, seen = [operation], set()
+    while waiting:
+        current = waiting.pop()
+        if current in seen or current.op_type == "shape":
+            continue
+        seen.add(current)
+        if current.blocks or current.enclosing_block.outer_op:  # a loop over the time steps of the input
+            found.add(input_name)
+        if current.op_type == "range_1d":
+            found.add("range_1d")
+        values = current.get_flattened_inputs()
+        found |= {value.name for value in values if value.op is None}
+        waiting += [value.op for value in values if value.op is not None]
+    return found
 
 
 def save(model: Any, path: Path) -> None:

@@ -1,20 +1,19 @@
-"""Export to ONNX: checkpoint in; one float32 ONNX file out, with a dynamic, named batch axis and the leanest graph."""
+"""Export to ONNX: checkpoint in; one float32 ONNX file out, with dynamic, named axes and the leanest graph."""
 
 import logging
+import re
 import warnings
 
 from shared.canonical import canonical_onnx
-from shared.export import ExportParams, describe
+from shared.export import ExportParams, describe, example_inputs
 from shared.lean_graph import simplify
-from shared.model import Checkpoint, load_checkpoint
+from shared.model import Checkpoint, ModelConfig, load_checkpoint
 from shared.params import StageParams, read_params
 from shared.stage import StageError, one_line, parse_args, run, write_bytes
 
 import onnx
 import torch
 from pydantic import Field
-
-TRACED_BATCH = 3  # no size that a shape could also have by accident
 
 
 class Params(StageParams):
@@ -27,41 +26,55 @@ def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> byte
     """Convert through `torch.export`, simplify the graph, and return the file's bytes.
 
     Raises:
-        StageError: The batch axis came out fixed, or the file is not valid ONNX.
+        StageError: A dynamic axis came out fixed, or the file is not valid ONNX.
     """
     config = checkpoint.model.config
-    example = torch.zeros(TRACED_BATCH, config.time_steps, len(config.features))
+    inputs = example_inputs(config, names)
+    batch = torch.export.Dim("batch")
+    # A named dimension would freeze the time axis of a second recurrent layer without a word.
+    time = {1: torch.export.Dim.AUTO} if names.dynamic_time else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked below
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             checkpoint.model,
-            (example,),
+            tuple(inputs.values()),
             dynamo=True,
-            dynamic_shapes={"sequence": {0: torch.export.Dim("batch")}},
-            input_names=[names.input_name],
+            dynamic_shapes={"sequence": {0: batch, **time}} | ({"lengths": {0: batch}} if config.ragged else {}),
+            input_names=list(inputs),
             output_names=[names.output_name],
             opset_version=opset,
             verbose=False,
         )
     assert program is not None
     simplify(program.model)
-    content = canonical_onnx(program.model_proto, describe(names, config.classes, config.features, checkpoint.training))
-    check(onnx.load_from_string(content), names, config.time_steps, len(config.features), len(config.classes), opset)
+    content = canonical_onnx(name_time(program.model_proto), describe(names, checkpoint))
+    check(onnx.load_from_string(content), names, config, opset)
     return content
 
 
-def check(
-    model: onnx.ModelProto, names: ExportParams, time_steps: int, features: int, classes: int, opset: int
-) -> None:
+def name_time(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give the time axis its name wherever the exporter wrote the symbol that it made up."""
+    symbol = axes(model.graph.input[0])[1]
+    if isinstance(symbol, str):
+        graph = model.graph
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for axis in value.type.tensor_type.shape.dim:
+                if axis.dim_param:
+                    axis.dim_param = re.sub(rf"\b{symbol}\b", "time", axis.dim_param)
+    return model
+
+
+def check(model: onnx.ModelProto, names: ExportParams, config: ModelConfig, opset: int) -> None:
     """Hold the file to what was asked for.
 
     Raises:
         StageError: A name, an axis or the opset is another, or `onnx.checker` refuses the model.
     """
-    expected = {
-        names.input_name: ["batch", time_steps, features],
-        names.output_name: ["batch", classes],
+    expected: dict[str, list[int | str]] = {
+        names.input_name: ["batch", "time" if names.dynamic_time else config.time_steps, len(config.features)],
+        **({names.lengths_name: ["batch"]} if config.ragged else {}),
+        names.output_name: ["batch", len(config.classes)],
     }
     found = {value.name: axes(value) for value in (*model.graph.input, *model.graph.output)}
     if found != expected:

@@ -1,23 +1,31 @@
 """Run every exported file of one format on the test split: a folder of models in; logits and execution records out.
 
 For each file, `<precision>.npy` holds its logits (rows, classes) in float32, and `<precision>.json` who computed them,
-what the file declares of itself, and how it behaved at other batch sizes. Of a file that cannot be executed there is
-only the reason, under `failure`: `verify` rejects it after it has judged all others.
+what the file declares of itself, and how it behaved at other batch sizes and other numbers of time steps. Of a file
+that cannot be executed there is only the reason, under `failure`: `verify` rejects it after it has judged all others.
 """
 
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from shared.artifacts import find_artifacts
 from shared.params import Count, StageParams, read_params
-from shared.runtimes import Floats, Runtime, open_runtime
+from shared.runtimes import Floats, Lengths, Runtime, open_runtime
 from shared.sequences import Prepared
-from shared.stage import StageError, one_line, parse_args, replacing, rounded, run, write_json
+from shared.stage import StageError, one_line, parse_args, remove, replacing, rounded, run, write_json
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from tqdm import tqdm
+
+Rows = tuple[Floats, Lengths | None]
+"""Sequences (rows, time, features), and of ragged data their lengths (rows,)."""
+
+CHUNK_BYTES = 2**26  # of the split, mapped into memory at once
+TIME_PROBE_ROWS = 4
 
 
 class Params(StageParams):
@@ -25,24 +33,54 @@ class Params(StageParams):
 
     batch_size: Count
     probe_batches: list[Count] = Field(min_length=1)
+    probe_times: list[Count]
 
 
-def predict(runtime: Runtime, sequences: Floats, batch_size: int, name: str) -> Floats:
-    """Logits (rows, classes) of all sequences, batch by batch."""
-    with tqdm(total=len(sequences), desc=name, unit="row", disable=None) as progress:
-        batches = []
-        for start in range(0, len(sequences), batch_size):
-            batch = np.ascontiguousarray(sequences[start : start + batch_size])
-            batches.append(runtime.logits(batch))
-            progress.update(len(batch))
-    return np.concatenate(batches)
+def batches(runtime: Runtime, rows: Rows, batch_size: int) -> Iterator[Floats]:
+    """Logits (batch, classes) of all rows, batch by batch.
+
+    Raises:
+        ValueError: The runtime gave another number of rows than it got.
+    """
+    sequences, lengths = rows
+    for start in range(0, len(sequences), batch_size):
+        batch = np.ascontiguousarray(sequences[start : start + batch_size])
+        logits = runtime.logits(batch, None if lengths is None else lengths[start : start + batch_size])
+        if logits.ndim != 2 or len(logits) != len(batch):
+            raise ValueError(f"a batch of {len(batch)} gave logits of shape {list(logits.shape)}")
+        yield logits.astype(np.float32)
 
 
-def probe(runtime: Runtime, sequences: Floats, logits: Floats, batch_size: int) -> dict[str, Any]:
+def predict(runtime: Runtime, data: Prepared, batch_size: int, title: str, file: Path) -> None:
+    """Write the logits (rows, classes) of the test split to a .npy file as they come.
+
+    Memory stays flat as the split grows: it is mapped anew for every chunk, because the pages that were read of a map
+    count as this process's memory.
+    """
+    rows = data.schema.rows["test"]
+    row_bytes = np.dtype(np.float32).itemsize * data.schema.time_steps * len(data.schema.features)
+    chunk = batch_size * max(1, CHUNK_BYTES // (row_bytes * batch_size))
+    with file.open("wb") as out, tqdm(total=rows, desc=title, unit="row", disable=None) as progress:
+        for start in range(0, rows, chunk):
+            for logits in batches(runtime, read_rows(data, slice(start, start + chunk)), batch_size):
+                if out.tell() == 0:
+                    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *logits.shape[1:])}
+                    np.lib.format.write_array_header_1_0(out, header)
+                out.write(logits.tobytes())
+                progress.update(len(logits))
+
+
+def read_rows(data: Prepared, chosen: slice | NDArray[np.int_]) -> Rows:
+    """Some rows of the test split."""
+    test = data.split("test")
+    return test.sequences[chosen], None if test.lengths is None else test.lengths[chosen]
+
+
+def probe_batch(runtime: Runtime, data: Prepared, logits: Floats, batch_size: int) -> dict[str, Any]:
     """Run the first `batch_size` rows alone: an export that baked a batch size into its graph differs or fails here."""
-    rows = np.arange(batch_size) % len(sequences)  # repeats a short split
+    rows = np.arange(batch_size) % len(logits)  # repeats a short split
     expected = logits[rows]
-    result = runtime.logits(sequences[rows])
+    [result] = batches(runtime, read_rows(data, rows), batch_size)
     difference = np.abs(result - expected).max() if result.shape == expected.shape else np.nan
     return {
         "shape": list(result.shape),
@@ -50,27 +88,53 @@ def probe(runtime: Runtime, sequences: Floats, logits: Floats, batch_size: int) 
     }
 
 
-def execute(path: Path, sequences: Floats, params: Params) -> tuple[Floats, dict[str, Any]]:
-    """Run one file on the whole split and at the probed batch sizes.
+def probe_time(runtime: Runtime, data: Prepared, time: int, batch_size: int) -> list[list[float]] | None:
+    """Logits of the first rows, cut to or repeated up to another number of time steps; None if they are not finite.
+
+    Every runtime is given the same, so that `verify` can compare them with PyTorch's. Of ragged data the lengths go
+    from one step to all.
+    """
+    sequences, lengths = read_rows(data, np.arange(TIME_PROBE_ROWS) % data.schema.rows["test"])
+    repeated = sequences[:, np.arange(time) % data.schema.time_steps]
+    if lengths is not None:
+        lengths = np.linspace(1, time, TIME_PROBE_ROWS).astype(np.int32)
+    logits = np.concatenate(list(batches(runtime, (repeated, lengths), batch_size)))
+    return logits.tolist() if np.isfinite(logits).all() else None
+
+
+def execute(path: Path, data: Prepared, params: Params, file: Path) -> dict[str, Any]:
+    """Run one file on the whole split, into a file of logits, and at the probed sizes of its dynamic axes.
+
+    Returns:
+        The record of the execution.
 
     Raises:
         StageError: The file cannot be opened, or its runtime fails on a batch.
     """
     runtime = open_runtime(path)
-    limit = runtime.interface.largest_batch
-    largest = min(params.batch_size, limit or params.batch_size)
+    interface = runtime.interface
+    largest = min(params.batch_size, interface.largest_batch or params.batch_size)
+    batch_size = 1 if runtime.batch_dependent else largest
+    times = [time for time in params.probe_times if interface.largest_time is None or time <= interface.largest_time]
     try:
-        logits = predict(runtime, sequences, largest, path.name)
-        sizes = sorted({*params.probe_batches, limit or largest})
-        probes = {str(size): probe(runtime, sequences, logits, size) for size in sizes}
+        predict(runtime, data, batch_size, path.name, file)
+        logits = np.load(file, mmap_mode="r")
+        sizes = sorted({*params.probe_batches, interface.largest_batch or largest})
+        probes = {str(size): probe_batch(runtime, data, logits, size) for size in sizes}
+        time_probes = {
+            str(time): probe_time(runtime, data, time, batch_size) for time in times if interface.dynamic_time
+        }
     except Exception as error:  # what a runtime raises has no common base
         raise StageError(f"{path}: {runtime.executor} failed: {one_line(error)}") from None
-    return logits, {
+    return {
         "executor": runtime.executor,
         "executor_version": runtime.version,
         "platform": f"{platform.system()}-{platform.machine()}",
-        "interface": runtime.interface.to_json(),
+        "interface": interface.to_json(),
+        "batch_dependent": runtime.batch_dependent,
+        "batch_size": batch_size,
         "probes": probes,
+        "time_probes": time_probes,
     }
 
 
@@ -82,7 +146,7 @@ def main() -> None:
         outputs={"predictions": "the folder of their logits"},
     )
     params = read_params("predict", Params)
-    sequences = Prepared(args.prepared).split("test").sequences
+    data = Prepared(args.prepared)
     artifacts = find_artifacts(args.models)
     if not artifacts:
         raise StageError(f"{args.models}: no exported file in this folder")
@@ -90,11 +154,10 @@ def main() -> None:
         folder.mkdir()
         for precision, path in artifacts.items():
             try:
-                logits, record = execute(path, sequences, params)
+                record = execute(path, data, params, folder / f"{precision}.npy")
             except StageError as error:
+                remove(folder / f"{precision}.npy")
                 record = {"failure": str(error)}
-            else:
-                np.save(folder / f"{precision}.npy", logits.astype(np.float32))
             write_json(folder / f"{precision}.json", record)
 
 

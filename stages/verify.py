@@ -75,16 +75,29 @@ def check_interface(found: Prediction, reference: Prediction, names: ExportParam
     """What the file declares against what it should: names, axes, types, classes."""
     declared, expected = found.record["interface"], reference.record["interface"]
     problems = []
-    for key, name in (("input_name", names.input_name), ("output_name", names.output_name)):
+    ragged = "int32" in expected["dtypes"]
+    for key, name in (
+        ("input_name", names.input_name),
+        ("lengths_name", names.lengths_name if ragged else None),
+        ("output_name", names.output_name),
+    ):
         if declared[key] != name:
             problems.append(f"interface: {key} is {declared[key]!r}; expected {name!r}")
     batch, *others = declared["input_axes"]
     if not isinstance(batch, str):
         problems.append(f"interface: the batch axis is fixed at {batch}; expected a dynamic one")
+    if names.dynamic_time:
+        time, *others = others
+        expected = expected | {"input_axes": ["batch", *expected["input_axes"][2:]]}
+        if not isinstance(time, str):
+            problems.append(f"interface: the time axis is fixed at {time}; expected a dynamic one")
     if others != expected["input_axes"][1:]:
-        problems.append(f"interface: the axes after the batch are {others}; expected {expected['input_axes'][1:]}")
+        problems.append(
+            f"interface: the axes after the {'time' if names.dynamic_time else 'batch'} are {others}; "
+            f"expected {expected['input_axes'][1:]}"
+        )
     if declared["dtypes"] != expected["dtypes"]:
-        problems.append(f"interface: the tensors are {' and '.join(declared['dtypes'])}; expected float32")
+        problems.append(f"interface: the tensors are {declared['dtypes']}; expected {expected['dtypes']}")
     if declared["classes"] != expected["classes"]:
         problems.append(f"interface: the stored classes are {declared['classes']}; expected {expected['classes']}")
     return problems
@@ -107,6 +120,31 @@ def check_shapes(found: Prediction, reference: Prediction, largest_difference: f
             problems.append(f"shapes: at batch {size} the logits have shape {probe['shape']}; expected {expected}")
         elif not found.record.get("batch_dependent") and (difference is None or difference > largest_difference):
             problems.append(f"shapes: at batch {size} the logits differ by {difference} from the whole split's")
+    return problems
+
+
+def check_times(found: Prediction, reference: Prediction, tolerance: float, scale: Scale) -> list[str]:
+    """The logits at numbers of time steps that the file was not exported with, against PyTorch's."""
+    problems = []
+    largest = found.record["interface"]["largest_time"]
+    for time, expected in reference.record["time_probes"].items():
+        if largest is not None and int(time) > largest:
+            continue
+        title = f"shapes: at {time} time steps"
+        if time not in found.record["time_probes"]:
+            problems.append(f"{title} it was not executed")
+            continue
+        logits = found.record["time_probes"][time]
+        if logits is None or expected is None:
+            problems.append(f"{title} some logits are not finite")
+            continue
+        ours, theirs = np.array(logits), np.array(expected)
+        if ours.shape != theirs.shape:
+            problems.append(f"{title} the logits have shape {list(ours.shape)}; expected {list(theirs.shape)}")
+            continue
+        error = float(np.sqrt(np.square(ours - theirs).mean())) / max(scale.deviation, float(theirs.std()))
+        if error > tolerance:
+            problems.append(f"{title} relative error {rounded(error, 3)} is above the tolerance {tolerance}")
     return problems
 
 
@@ -225,6 +263,7 @@ def verify(
     problems = [
         *check_interface(found, reference, names),
         *check_shapes(found, reference, tolerance.relative_error * scale.deviation),
+        *(check_times(found, reference, tolerance.relative_error, scale) if names.dynamic_time else []),
     ]
     comparison = None
     if found.logits.shape == reference.logits.shape:

@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-NAMES = ExportParams(input_name="samples", output_name="scores", version="2.1.0", description="A description")
+NAMES = ExportParams(
+    input_name="samples",
+    lengths_name="steps",
+    output_name="scores",
+    dynamic_time=False,
+    version="2.1.0",
+    description="A description",
+)
 TRAINING = {"validation_loss": 0.125}
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
@@ -26,7 +33,9 @@ def checkpoint(**options: Any) -> Checkpoint:
 def convert(
     model: Checkpoint, path: Path, precision: export_coreml.Precision = "fp32", target: str = "iOS17"
 ) -> CoreMLReference:
-    params = export_coreml.Params.model_validate({"deployment_target": target, "default_batch": 2, "largest_batch": 20})
+    params = export_coreml.Params.model_validate(
+        {"deployment_target": target, "default_batch": 2, "largest_batch": 20, "largest_time": 30}
+    )
     export_coreml.save(export_coreml.export_coreml(model, NAMES, params, precision), path)
     return CoreMLReference(path)
 

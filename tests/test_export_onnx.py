@@ -17,7 +17,14 @@ import onnxruntime as ort
 import pytest
 import torch
 
-NAMES = ExportParams(input_name="samples", output_name="scores", version="2.1.0", description="A description")
+NAMES = ExportParams(
+    input_name="samples",
+    lengths_name="steps",
+    output_name="scores",
+    dynamic_time=False,
+    version="2.1.0",
+    description="A description",
+)
 TRAINING = {"validation_loss": 0.125}
 
 
@@ -72,6 +79,7 @@ def test_the_metadata_says_what_the_file_is(plain: tuple[Checkpoint, bytes]) -> 
     assert json.loads(metadata.pop("classes")) == ["on", "off", "none"]
     assert json.loads(metadata.pop("features")) == ["x", "y"]
     assert json.loads(metadata.pop("training")) == TRAINING
+    assert json.loads(metadata.pop("architecture")) == {"name": "lstm", **plain[0].model.config.options}
     assert metadata == {"description": "A description", "version": "2.1.0"}
 
 
@@ -94,26 +102,27 @@ def without_weights(content: bytes) -> bytes:
     [
         ({"opset": 21}, "the exported graph has opset 20; export_onnx.opset asks for 21"),
         ({"time_steps": 6}, "the exported graph's tensors are"),
-        ({"classes": 2}, "the exported graph's tensors are"),
+        ({"classes": ["on", "off"]}, "the exported graph's tensors are"),
     ],
 )
 def test_a_file_that_is_not_what_was_asked_for_is_refused(
-    plain: tuple[Checkpoint, bytes], changes: dict[str, int], message: str
+    plain: tuple[Checkpoint, bytes], changes: dict[str, Any], message: str
 ) -> None:
-    asked = {"time_steps": 5, "features": 2, "classes": 3, "opset": 20} | changes
+    opset = changes.pop("opset", 20)
+    config = plain[0].model.config.model_copy(update=changes)
     with pytest.raises(StageError, match=message):
-        export_onnx.check(onnx.load_from_string(plain[1]), NAMES, **asked)
+        export_onnx.check(onnx.load_from_string(plain[1]), NAMES, config, opset)
 
 
 def test_a_batch_axis_that_came_out_fixed_is_refused(plain: tuple[Checkpoint, bytes]) -> None:
     model = onnx.load_from_string(plain[1])
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
     with pytest.raises(StageError, match=r"tensors are \{'samples': \[3, 5, 2\].*expected .*'batch', 5, 2"):
-        export_onnx.check(model, NAMES, 5, 2, 3, 20)
+        export_onnx.check(model, NAMES, plain[0].model.config, 20)
 
 
 def test_an_invalid_graph_is_refused(plain: tuple[Checkpoint, bytes]) -> None:
     model = onnx.load_from_string(plain[1])
     model.graph.node[1].op_type = "NoSuchOp"
     with pytest.raises(StageError, match="the exported graph is not valid ONNX: "):
-        export_onnx.check(onnx.load_from_string(canonical_onnx(model, {})), NAMES, 5, 2, 3, 20)
+        export_onnx.check(onnx.load_from_string(canonical_onnx(model, {})), NAMES, plain[0].model.config, 20)

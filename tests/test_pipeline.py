@@ -81,26 +81,28 @@ def test_a_changed_parameter_reruns_what_it_affects_and_nothing_else(reproduced:
     # A tolerance changes no figure that another stage reads, but the verdict and the page.
     assert ran_after("verify.tolerance.onnx.fp32.relative_error", 2e-5) == ["verify", "report"]
 
+    # Another allowed loss may recommend another file.
+    assert ran_after("report.allowed_accuracy_loss", 0.02) == ["report"]
+
     # The logits stay, the records of how the files were run change: they are judged anew, with the same result.
     assert sorted(ran_after("predict.probe_batches", [1, 3])) == sorted(
         ["predict@pytorch", *PREDICT_EXPORTED, "evaluate", "verify", "report"]
     )
 
-    # Another opset is another file, which computes the same logits.
-    assert sorted(ran_after("export_onnx.opset", 21)) == sorted(["export_onnx", "predict@onnx", "benchmark", "report"])
+    # Another opset is another file, which computes the same logits. (Measuring it takes long, and is seen at the end.)
+    judged = ("evaluate", "verify")
+    assert ran_after("export_onnx.opset", 21, *judged) == ["export_onnx", "predict@onnx"]
 
     # Core ML's range of batches is in its record.
-    assert sorted(ran_after("export_coreml.largest_batch", 48)) == sorted(
-        ["export_coreml", "predict@coreml", "evaluate", "verify", "benchmark", "report"]
-    )
+    assert ran_after("export_coreml.largest_batch", 48, *judged) == [
+        "export_coreml",
+        "predict@coreml",
+        "evaluate",
+        "verify",
+    ]
 
     # The version is in every exported file; verify reads this section for the tensors' names.
-    assert sorted(ran_after("export.version", "1.0.1")) == sorted(
-        [*EXPORTERS, *PREDICT_EXPORTED, "verify", "benchmark", "report"]
-    )
-
-    # Another allowed loss may recommend another file.
-    assert ran_after("report.allowed_accuracy_loss", 0.02) == ["report"]
+    assert sorted(ran_after("export.version", "1.0.1", *judged)) == sorted([*EXPORTERS, *PREDICT_EXPORTED, "verify"])
 
     # Asked for train only: what follows it is seen once, at the end.
     assert ran_after("generate.seed", 1, "train") == ["generate", "prepare", "train"]

@@ -81,9 +81,9 @@ def test_a_swapped_bias_gate_is_caught_even_in_half_precision(
     params = read_params("export_coreml", export_coreml.Params)
     package = workspace.folder / "fp16.mlpackage"
     export_coreml.save(export_coreml.export_coreml(checkpoint, defaults[0], params, "fp16"), package)
-    sequences = Prepared(workspace.folder / "data/prepared").split("test").sequences
-    logits, record = predict.execute(package, sequences, read_params("predict", predict.Params))
-    found = problems(Prediction("coreml", "fp16", logits, record), predictions, defaults)
+    data, file = Prepared(workspace.folder / "data/prepared"), workspace.folder / "fp16.npy"
+    record = predict.execute(package, data, read_params("predict", predict.Params), file)
+    found = problems(Prediction("coreml", "fp16", np.load(file), record), predictions, defaults)
     assert bool(found) == swapped
     assert all(problem.startswith("values: relative error ") for problem in found)
 
@@ -143,7 +143,11 @@ def changed(prediction: Prediction, part: str, **values: Any) -> Prediction:
         ({"output_name": "y"}, "interface: output_name is 'y'; expected 'logits'"),
         ({"input_axes": ["batch", 7, 1]}, "interface: the axes after the batch are [7, 1]; expected [6, 1]"),
         ({"input_axes": [3, 6, 1]}, "interface: the batch axis is fixed at 3; expected a dynamic one"),
-        ({"dtypes": ["float32", "float16"]}, "interface: the tensors are float32 and float16; expected float32"),
+        (
+            {"dtypes": ["float32", "float16"]},
+            "interface: the tensors are ['float32', 'float16']; expected ['float32', 'float32']",
+        ),
+        ({"lengths_name": "steps"}, "interface: lengths_name is 'steps'; expected None"),
         ({"classes": ["0", "2", "1"]}, "interface: the stored classes are ['0', '2', '1']; expected ['0', '1', '2']"),
     ],
 )

@@ -53,9 +53,7 @@ def _measure(path: Path, batches: list[Batch]) -> ColdStart:
     try:
         for batch in batches:
             runner.call(batch)()
-    except (
-        Exception
-    ) as error:  # a runtime's own might not reach the other process
+    except Exception as error:  # a runtime's own might not reach the other process
         raise StageError(f"{path}: cannot be run: {one_line(error)}") from None
     return ColdStart(seconds, peak_memory() - before)
 

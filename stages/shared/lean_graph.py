@@ -6,7 +6,7 @@ For the default model four nodes are left of fourteen: Transpose, LSTM, Squeeze,
 import numpy as np
 import onnx_ir as ir
 import onnxscript.optimizer
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
 RECURRENT_OPS = {"LSTM", "GRU", "RNN"}
 STATE_INPUTS = (5, 6)  # initial_h and initial_c; left out, ONNX takes zeros
@@ -21,6 +21,7 @@ def simplify(model: ir.Model) -> None:
             _drop_zero_states(node)
     RemoveUnusedNodesPass()(model)
     onnxscript.optimizer.optimize_ir(model, num_iterations=2, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
+    CommonSubexpressionEliminationPass()(model)
     for node in list(model.graph):
         if node.op_type == "Gather":
             _squeeze_gather(model, node)

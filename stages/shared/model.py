@@ -51,6 +51,11 @@ class ModelConfig(BaseModel):
             raise ValueError(f"{name!r} is none of {', '.join(sorted(ARCHITECTURES))}{closest(name, ARCHITECTURES)}")
         return name
 
+    @property
+    def any_time(self) -> bool:
+        """Whether the architecture reads sequences of another number of time steps than `time_steps`."""
+        return ARCHITECTURES[self.architecture].any_time
+
 
 class SequenceClassifier(nn.Module):
     """Sequences in, logits out: an architecture, and before it what belongs to the data.
@@ -89,7 +94,7 @@ class SequenceClassifier(nn.Module):
         if self.config.standardize:
             sequence = (sequence - self.mean) / self.deviation
         if lengths is not None:
-            counts = within(sequence, lengths.clamp(min=1))
+            counts = within(sequence.shape[1], lengths.clamp(min=1))
             lengths = counts.sum(dim=1, dtype=lengths.dtype)
             sequence = sequence.where(counts.unsqueeze(2), 0)
         logits: Tensor = self.network(sequence, lengths)

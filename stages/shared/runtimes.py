@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Lengths = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,25 @@ class Interface:
 
     Attributes:
         input_name: Name of the input tensor; None where the format has no names.
+        lengths_name: Name of the input of lengths; None where there is none, or the format has no names.
         output_name: Name of the output tensor; None where the format has no names.
-        input_axes: A size, or the name or the range ("1..4096") of a dynamic axis.
-        dtypes: Of the input and the output.
+        input_axes: Of the input tensor: a size, or the name or the range ("1..4096") of a dynamic axis.
+        dtypes: Of the input, the lengths if there are any, and the output.
         classes: Names of the classes, in the order of the logits.
         largest_batch: The largest batch that the file accepts; None if there is no limit.
+        dynamic_time: Whether the file accepts sequences of any number of time steps.
+        largest_time: The largest number of time steps that it accepts; None if there is no limit.
     """
 
     input_name: str | None
+    lengths_name: str | None
     output_name: str | None
     input_axes: list[int | str]
     dtypes: list[str]
     classes: list[str]
     largest_batch: int | None
+    dynamic_time: bool
+    largest_time: int | None
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -55,15 +62,18 @@ class Runtime(Protocol):
 
     interface: Interface
 
-    def logits(self, batch: Floats) -> Floats:
-        """Logits (batch, classes) of sequences (batch, time, features)."""
+    batch_dependent: bool
+    """Whether the logits of a row depend on the other rows of its batch."""
+
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
+        """Logits (batch, classes) of sequences (batch, time, features) and lengths (batch,), if the file takes them."""
 
 
 def open_runtime(path: Path) -> Runtime:
     """Open a file with the runtime of its format.
 
     Raises:
-        StageError: The file is damaged, incomplete, or not of a format with one float32 input and output.
+        StageError: The file is damaged, incomplete, or has other tensors than a sequence, perhaps lengths, and logits.
     """
     if path.suffix == ".pt":
         return PyTorchRuntime(path)
@@ -93,6 +103,7 @@ class PyTorchRuntime:
     """A checkpoint, run eagerly: the reference that the exported files are compared with."""
 
     executor = "pytorch"
+    batch_dependent = False
 
     def __init__(self, path: Path) -> None:
         from shared.model import load_checkpoint
@@ -105,18 +116,22 @@ class PyTorchRuntime:
         config = self._model.config
         self.interface = Interface(
             input_name=None,
+            lengths_name=None,
             output_name=None,
             input_axes=["batch", config.time_steps, len(config.features)],
-            dtypes=["float32", "float32"],
+            dtypes=["float32", *(["int32"] if config.ragged else []), "float32"],
             classes=config.classes,
             largest_batch=None,
+            dynamic_time=config.any_time,
+            largest_time=None if config.any_time else config.time_steps,
         )
         self.version = version("torch").partition("+")[0]
 
-    def logits(self, batch: Floats) -> Floats:
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """See `Runtime`."""
+        inputs = [self._torch.from_numpy(array) for array in (batch, lengths) if array is not None]
         with self._torch.inference_mode():
-            logits: Floats = self._model(self._torch.from_numpy(batch)).numpy()
+            logits: Floats = self._model(*inputs).numpy()
         return logits
 
 
@@ -127,21 +142,30 @@ class OnnxRuntime:
 
     def __init__(self, path: Path) -> None:
         self._session = open_session(path, threads=1)
-        source, target = _only_pair(path, self._session.get_inputs(), self._session.get_outputs())
-        fixed = source.shape[0] if source.shape and isinstance(source.shape[0], int) else None
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        source, lengths, target = _named_tensors(
+            path, inputs, outputs, {tensor.name: ONNX_DTYPES.get(tensor.type, tensor.type) for tensor in inputs}
+        )
+        tensors = [tensor for tensor in (source, lengths, target) if tensor is not None]
+        axes = list(source.shape)
         self.interface = Interface(
             input_name=source.name,
+            lengths_name=lengths and lengths.name,
             output_name=target.name,
-            input_axes=list(source.shape),
-            dtypes=[ONNX_DTYPES.get(value.type, value.type) for value in (source, target)],
+            input_axes=axes,
+            dtypes=[ONNX_DTYPES.get(tensor.type, tensor.type) for tensor in tensors],
             classes=stored_classes(path, self._session.get_modelmeta().custom_metadata_map),
-            largest_batch=fixed,
+            largest_batch=_size(axes, 0),
+            dynamic_time=len(axes) > 1 and isinstance(axes[1], str),
+            largest_time=_size(axes, 1),
         )
         self.version = version("onnxruntime")
+        self.batch_dependent = _quantizes_activations(path)
 
-    def logits(self, batch: Floats) -> Floats:
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """See `Runtime`."""
-        logits: Floats = self._session.run([self.interface.output_name], {self.interface.input_name: batch})[0]
+        inputs = _by_name(self.interface, batch, lengths)
+        logits: Floats = self._session.run([self.interface.output_name], inputs)[0]
         return logits
 
 
@@ -163,13 +187,40 @@ def open_session(path: Path, threads: int) -> Any:
         raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
 
 
-ONNX_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
+ONNX_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+
+
+def _size(axes: list[int | str], index: int) -> int | None:
+    """The size of an axis; None if it is dynamic, or there is no such axis."""
+    size = axes[index] if index < len(axes) else None
+    return size if isinstance(size, int) else None
+
+
+def _quantizes_activations(path: Path) -> bool:
+    """Whether an ONNX file chooses the scale of its activations at run time, from all values of a batch together."""
+    import onnx
+
+    def any_dynamic(graph: onnx.GraphProto) -> bool:
+        inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+        return any(node.op_type.startswith("DynamicQuantize") for node in graph.node) or any(map(any_dynamic, inner))
+
+    model = onnx.load(path, load_external_data=False)
+    return any_dynamic(model.graph) or any(
+        node.op_type.startswith("DynamicQuantize") for function in model.functions for node in function.node
+    )
 
 
 class ReferenceRuntime:
     """An mlpackage on our own evaluator, which reads nothing but the saved package."""
 
     executor = "reference"
+    batch_dependent = False
 
     def __init__(self, path: Path) -> None:
         from shared.coreml_reference import CoreMLReference, CoreMLReferenceError
@@ -183,9 +234,10 @@ class ReferenceRuntime:
         )
         self.version = version("coremltools")
 
-    def logits(self, batch: Floats) -> Floats:
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """See `Runtime`."""
-        logits: Floats = self._model.predict({str(self.interface.input_name): batch})[str(self.interface.output_name)]
+        outputs = self._model.predict(_by_name(self.interface, batch, lengths))
+        logits: Floats = outputs[str(self.interface.output_name)]
         return logits
 
 
@@ -193,6 +245,7 @@ class CoreMLRuntime:
     """An mlpackage on Apple's Core ML, on the CPU only: the other units round differently from machine to machine."""
 
     executor = "coreml"
+    batch_dependent = False
 
     def __init__(self, path: Path) -> None:
         from shared.coreml_reference import CoreMLReferenceError
@@ -208,35 +261,53 @@ class CoreMLRuntime:
         self.interface = _coreml_interface(path, program.inputs, program.outputs, program.user_defined_metadata)
         self.version = platform.mac_ver()[0]
 
-    def logits(self, batch: Floats) -> Floats:
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """See `Runtime`."""
-        logits: Floats = self._model.predict({self.interface.input_name: batch})[self.interface.output_name]
+        logits: Floats = self._model.predict(_by_name(self.interface, batch, lengths))[self.interface.output_name]
         return logits
 
 
 def _coreml_interface(
     path: Path, inputs: dict[str, Any], outputs: dict[str, Any], metadata: dict[str, str]
 ) -> Interface:
-    source, target = _only_pair(path, list(inputs.values()), list(outputs.values()))
-    axes: list[int | str] = list(source.shape)
-    largest = source.shape[0] if source.shape else None
-    if source.bounds:
-        axes = [low if low == high else f"{low}..{'' if high is None else high}" for low, high in source.bounds]
-        largest = source.bounds[0][1]
+    dtypes = {name: str(tensor.dtype) for name, tensor in inputs.items()}
+    source, lengths, target = _named_tensors(path, list(inputs.values()), list(outputs.values()), dtypes)
+    bounds = list(source.bounds or [(size, size) for size in source.shape])
     return Interface(
         input_name=source.name,
+        lengths_name=lengths and lengths.name,
         output_name=target.name,
-        input_axes=axes,
-        dtypes=[str(source.dtype), str(target.dtype)],
+        input_axes=[low if low == high else f"{low}..{'' if high is None else high}" for low, high in bounds],
+        dtypes=[str(tensor.dtype) for tensor in (source, lengths, target) if tensor is not None],
         classes=stored_classes(path, metadata),
-        largest_batch=largest,
+        largest_batch=bounds[0][1] if bounds else None,
+        dynamic_time=len(bounds) > 1 and bounds[1][0] != bounds[1][1],
+        largest_time=bounds[1][1] if len(bounds) > 1 else None,
     )
 
 
-def _only_pair(path: Path, inputs: list[Any], outputs: list[Any]) -> tuple[Any, Any]:
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise StageError(f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; expected one of each")
-    return inputs[0], outputs[0]
+def _named_tensors(
+    path: Path, inputs: list[Any], outputs: list[Any], dtypes: dict[str, str]
+) -> tuple[Any, Any | None, Any]:
+    """The sequence, the lengths if the file takes any, and the logits. Lengths are told by being integers."""
+    lengths = [tensor for tensor in inputs if dtypes[tensor.name].startswith("int")]
+    others = [tensor for tensor in inputs if tensor not in lengths]
+    if len(others) != 1 or len(lengths) > 1 or len(outputs) != 1:
+        found = ", ".join(f"{tensor.name} ({dtypes[tensor.name]})" for tensor in inputs)
+        raise StageError(
+            f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; expected one input of numbers, at most one of "
+            f"integer lengths, and one output; found inputs {found or 'none'}, outputs "
+            f"{', '.join(tensor.name for tensor in outputs) or 'none'}"
+        )
+    return others[0], lengths[0] if lengths else None, outputs[0]
+
+
+def _by_name(interface: Interface, batch: Floats, lengths: Lengths | None) -> dict[str, NDArray[Any]]:
+    """A batch as a file's inputs; lengths are passed to a file that takes them."""
+    inputs: dict[str, NDArray[Any]] = {str(interface.input_name): batch}
+    if interface.lengths_name is not None and lengths is not None:
+        inputs[interface.lengths_name] = lengths
+    return inputs
 
 
 def _naming(path: Path, error: Exception) -> str:

@@ -60,18 +60,22 @@ ARCHITECTURES: dict[str, type[Architecture]] = {}
 """By name."""
 
 
-def within(sequence: Tensor, lengths: Tensor) -> Tensor:
-    """Which steps count: (batch, time), bool."""
-    steps = torch.arange(sequence.shape[1], dtype=lengths.dtype, device=lengths.device)
-    return steps < lengths.unsqueeze(1)
+def steps_like(time: int, like: Tensor) -> Tensor:
+    """The number of each step: (time,), of the type and on the device of another tensor."""
+    return torch.arange(time, dtype=like.dtype, device=like.device)
 
 
-def mean_over_time(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """The mean of the steps that count: (batch, time, width) to (batch, width).
+def within(time: int, lengths: Tensor) -> Tensor:
+    """Which of so many steps count: (batch, time), bool."""
+    return steps_like(time, lengths) < lengths.unsqueeze(1)
+
+
+def mean_over_time(values: Tensor, lengths: Tensor | None, time_axis: int) -> Tensor:
+    """The mean of the steps that count: (batch, time, width), or time last, to (batch, width).
 
     Each step is divided before the sum, which in half precision would overflow for long sequences.
     """
     if lengths is None:
-        return sequence.mean(dim=1)
-    weights = within(sequence, lengths) / lengths.unsqueeze(1)
-    return (sequence * weights.unsqueeze(2)).sum(dim=1)
+        return values.mean(dim=time_axis)
+    weights = within(values.shape[time_axis], lengths) / lengths.unsqueeze(1)
+    return (values * weights.unsqueeze(3 - time_axis)).sum(dim=time_axis)

@@ -46,11 +46,11 @@ class CNN(Architecture, name="cnn"):
 
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
         """See `Architecture`."""
-        mask = None if lengths is None else within(sequence, lengths).unsqueeze(1).to(sequence.dtype)
+        mask = None if lengths is None else within(sequence.shape[1], lengths).unsqueeze(1).to(sequence.dtype)
         channels = sequence.transpose(1, 2)
         for index, convolution in enumerate(self.convolutions):
             if index and mask is not None:
                 channels = channels * mask  # the next kernel sees zeros after the end, as it does before the start
             channels = convolution(channels).relu()
-        logits: Tensor = self.linear(self.dropout(mean_over_time(channels.transpose(1, 2), lengths)))
+        logits: Tensor = self.linear(self.dropout(mean_over_time(channels, lengths, time_axis=2)))
         return logits

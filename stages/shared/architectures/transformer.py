@@ -2,7 +2,7 @@
 
 import math
 
-from shared.architectures.base import Architecture, Sizes, mean_over_time, within
+from shared.architectures.base import Architecture, Sizes, mean_over_time, steps_like, within
 from shared.params import Count, StageParams
 
 import torch
@@ -52,17 +52,20 @@ class Transformer(Architecture, name="transformer"):
 
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
         """See `Architecture`."""
-        mask = None if lengths is None else (~within(sequence, lengths)).to(sequence.dtype)[:, None, None, :] * UNSEEN
+        mask = (
+            None
+            if lengths is None
+            else (~within(sequence.shape[1], lengths)).to(sequence.dtype)[:, None, None, :] * UNSEEN
+        )
         x = self.embed(sequence) + self.positions(sequence)
         for block in self.blocks:
             x = block(x, mask)
-        logits: Tensor = self.linear(mean_over_time(self.norm(x), lengths))
+        logits: Tensor = self.linear(mean_over_time(self.norm(x), lengths, time_axis=1))
         return logits
 
     def positions(self, sequence: Tensor) -> Tensor:
         """Sines and cosines of each step's number: (time, width)."""
-        steps = torch.arange(sequence.shape[1], dtype=sequence.dtype, device=sequence.device)
-        angles = steps.unsqueeze(1) * self.frequencies
+        angles = steps_like(sequence.shape[1], sequence).unsqueeze(1) * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
