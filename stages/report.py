@@ -5,13 +5,20 @@ The rule: of each platform's files that were executed and verified and that lose
 """
 
 import argparse
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.artifacts import REFERENCE, SUFFIXES
+from shared.formatting import (
+    escape_markdown,
+    flatten,
+    format_change,
+    format_figure,
+    format_points,
+    format_power,
+    format_size,
+)
 from shared.params import StageParams, read_params, read_sections
 from shared.pictures import (
     FORMAT_NAMES,
@@ -36,7 +43,6 @@ from pydantic import Field
 PAGE_TEMPLATE = Path(__file__).parent / "shared" / "report.html.jinja"
 SUMMARY_TEMPLATE = Path(__file__).parent / "shared" / "report.md.jinja"
 PLATFORMS = {"onnx": ("ONNX Runtime", "Android, Linux, Windows, browsers"), "coreml": ("Core ML", "iOS, macOS")}
-MINUS = "\N{MINUS SIGN}"
 MACHINE_NAMES = {
     "cpu": "CPU", "cores": "Cores", "memory_gb": "Memory", "system": "System", "python": "Python", "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime", "coremltools": "coremltools", "numpy": "NumPy",
@@ -191,40 +197,6 @@ def choose(candidates: list[Candidate], file_format: str) -> Choice:
     return Choice(*PLATFORMS[file_format], best, refused, fit[1:])
 
 
-def format_size(count: float) -> str:
-    """Bytes as kB or MB (powers of 1000), with three significant digits or so."""
-    if count < 1e5:
-        return f"{count / 1e3:.1f} kB"
-    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
-
-
-def format_points(share: float) -> str:
-    """A share as percentage points."""
-    return f"{100 * share:.2f}"
-
-
-def format_change(loss: float) -> str:
-    """A loss of accuracy as a change in percentage points, with its sign."""
-    text = f"{100 * abs(loss):.2f}"
-    return text if text == "0.00" else f"{MINUS if loss > 0 else '+'}{text}"
-
-
-def format_power(value: float, digits: int = 2) -> str:
-    """A small number, such as 1.3e-7."""
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def format_figure(value: float, digits: int = 3) -> str:
-    """Significant digits: as a power only where it is very small."""
-    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
-
-
-def escape_markdown(text: object) -> str:
-    """Text as Markdown that shows it as it is, in a cell of a table too."""
-    return "".join(f"\\{character}" if character in "\\`*_{}[]<>#|~!" else character for character in str(text))
-
-
 def format_executor(file: Candidate) -> str:
     """Who executed a file, in which version."""
     if (file.format, file.variant) == REFERENCE:
@@ -249,23 +221,6 @@ def verdict(file: Candidate, best: list[Candidate]) -> tuple[str, str]:
     if file.objection:
         return "warn", "loses too much" if file.task and file.size else "not measured"
     return "good", "✓ verified"
-
-
-def format_value(value: Any) -> str:
-    """A parameter, much as params.yaml has it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The keys of a section, nested ones with dots, and their values."""
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            for index, item in enumerate(value):
-                yield f"{prefix}{key}.{index}", ", ".join(f"{name}: {found}" for name, found in flatten(item))
-        else:
-            yield f"{prefix}{key}", format_value(value)
 
 
 def executions(candidates: list[Candidate]) -> list[dict[str, Any]]:
@@ -447,7 +402,8 @@ def main() -> None:
     points = size_accuracy_points(content["exported"], content["best"])
     reference = content["reference"].task["accuracy"]
     pictures, content["drawings"] = draw(args, points, reference, params)
-    page, summary = (render(PAGE_TEMPLATE, content, escape=True), render(SUMMARY_TEMPLATE, content, escape=False))
+    page = render(PAGE_TEMPLATE, content, escape=True)
+    summary = render(SUMMARY_TEMPLATE, content, escape=False)
     for name, png in pictures.items():
         write_bytes(getattr(args, f"{name}_picture"), png)
     table = pd.DataFrame(

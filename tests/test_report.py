@@ -12,7 +12,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from report import Candidate, Params, choose, collect, escape_markdown, format_change, format_size
+from report import Candidate, Params, choose, collect
+from shared.formatting import escape_markdown, format_change, format_size
 from shared.stage import StageError
 from tests.report_inputs import PYTORCH_ACCURACY, File, default_files, write_inputs
 from tests.support import ROOT, Workspace, clean_environment, commands
