@@ -36,6 +36,7 @@ from shared.stage import StageError, one_line, parse_args, read_json, rounded, r
 
 import jinja2
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from pydantic import Field
@@ -306,8 +307,15 @@ def size_accuracy_points(exported: list[Candidate], best: list[Candidate]) -> li
     ]
 
 
+def in_order(table: pd.DataFrame, files: list[Candidate]) -> pd.DataFrame:
+    """A table's rows in the order of the files that they are of."""
+    rank = {(file.format, file.variant): index for index, file in enumerate(files)}
+    ranks = [rank[key] for key in zip(table["format"], table["variant"], strict=True)]
+    return table.iloc[np.argsort(ranks, kind="stable")]
+
+
 def draw(
-    args: argparse.Namespace, points: list[Point], reference: float, params: Params
+    args: argparse.Namespace, exported: list[Candidate], points: list[Point], reference: float, params: Params
 ) -> tuple[dict[str, bytes], dict[str, Markup]]:
     """The pictures as PNG files, and as SVG elements of the page."""
     loss = read_table(args.loss, {"epoch": int, "train_loss": float, "validation_loss": float})
@@ -318,7 +326,7 @@ def draw(
             "loss": draw_loss(loss),
             "confusion": draw_confusion(confusion),
             "size_accuracy": draw_size_accuracy(points, reference, params.allowed_accuracy_loss),
-            "parity": draw_parity(parity),
+            "parity": draw_parity(in_order(parity, exported)),
         }
         pictures = {name: to_png(figure) for name, figure in figures.items()}
         # The page has the confusion matrix as a table.
@@ -354,7 +362,10 @@ def read_all(args: argparse.Namespace, params: Params) -> dict[str, Any]:
         "executions": executions(exported),
         "exported": exported,
         "flipped": flipped,
-        "flips": flips.groupby(["format", "variant"], sort=False).head(FLIPS_SHOWN).to_dict("records"),
+        "flips": in_order(flips, exported)
+        .groupby(["format", "variant"], sort=False)
+        .head(FLIPS_SHOWN)
+        .to_dict("records"),
         "format_names": FORMAT_NAMES,
         "machine_names": MACHINE_NAMES,
         "matrix": confusion_rows(confusion, schema.classes) if few_classes else [],
@@ -401,7 +412,7 @@ def main() -> None:
     content = read_all(args, params)
     points = size_accuracy_points(content["exported"], content["best"])
     reference = content["reference"].task["accuracy"]
-    pictures, content["drawings"] = draw(args, points, reference, params)
+    pictures, content["drawings"] = draw(args, content["exported"], points, reference, params)
     page = render(PAGE_TEMPLATE, content, escape=True)
     summary = render(SUMMARY_TEMPLATE, content, escape=False)
     for name, png in pictures.items():
