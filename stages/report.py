@@ -310,7 +310,7 @@ def size_accuracy_points(exported: list[Candidate], best: list[Candidate]) -> li
 def in_order(table: pd.DataFrame, files: list[Candidate]) -> pd.DataFrame:
     """A table's rows in the order of the files that they are of."""
     rank = {(file.format, file.variant): index for index, file in enumerate(files)}
-    ranks = [rank[key] for key in zip(table["format"], table["variant"], strict=True)]
+    ranks = [rank.get(key, len(rank)) for key in zip(table["format"], table["variant"], strict=True)]
     return table.iloc[np.argsort(ranks, kind="stable")]
 
 
@@ -349,6 +349,7 @@ def read_all(args: argparse.Namespace, params: Params) -> dict[str, Any]:
     confusion = read_table(args.confusion, {"actual": str, "predicted": str, "rows": int})
     words = dict.fromkeys(("format", "variant", "actual", "pytorch", "predicted"), str)
     flips = read_table(args.flips, {**words, "row": int, "margin": float})
+    clearest = in_order(flips, exported).groupby(["format", "variant"], sort=False)
     few_classes = len(schema.classes) <= MOST_CLASSES_IN_MATRIX
     flipped = [file for file in exported if file.parity and file.parity.get("flips")]
     sections = read_sections()
@@ -362,10 +363,7 @@ def read_all(args: argparse.Namespace, params: Params) -> dict[str, Any]:
         "executions": executions(exported),
         "exported": exported,
         "flipped": flipped,
-        "flips": in_order(flips, exported)
-        .groupby(["format", "variant"], sort=False)
-        .head(FLIPS_SHOWN)
-        .to_dict("records"),
+        "flips": clearest.head(FLIPS_SHOWN).to_dict("records"),
         "format_names": FORMAT_NAMES,
         "machine_names": MACHINE_NAMES,
         "matrix": confusion_rows(confusion, schema.classes) if few_classes else [],
