@@ -12,6 +12,7 @@ from typing import Any
 
 from shared import AVX2_KERNELS, has_avx2
 from shared.params import StageParams
+from tests.support import items_of
 
 import pytest
 from ruamel.yaml import YAML
@@ -145,9 +146,21 @@ def test_imports_inside_functions_and_files_named_by_a_stage_count_as_dependenci
 
 @every_stage
 def test_params_are_the_sections_that_the_script_reads(name: str) -> None:
-    script = STAGES / f"{name}.py"
-    expected = [{"params.yaml": None}] if reads_everything(script) else sorted(sections(script))
-    assert sorted(EXPANDED[name].get("params", [])) == expected
+    listed = EXPANDED[name].get("params", [])
+    if reads_everything(STAGES / f"{name}.py"):
+        assert listed == [{"params.yaml": None}]
+    else:
+        assert sorted({entry.partition(".")[0] for entry in listed}) == sorted(sections(STAGES / f"{name}.py"))
+
+
+@pytest.mark.parametrize("name", [name for name in EXPANDED if not reads_everything(STAGES / f"{name}.py")])
+def test_a_section_is_listed_whole_or_all_its_keys_but_the_list_that_dvc_repeats_the_stage_for(name: str) -> None:
+    repeated = PIPELINE["stages"][name].get("foreach", "")
+    for section, model_name in sections(STAGES / f"{name}.py").items():
+        keys = getattr(importlib.import_module(name), model_name).model_fields
+        expected = [f"{section}.{key}" for key in keys if f"${{{section}.{key}}}" != repeated]
+        listed = [entry for entry in EXPANDED[name]["params"] if entry.partition(".")[0] == section]
+        assert sorted(listed) in ([section], sorted(expected))
 
 
 def models() -> dict[str, type[StageParams]]:
@@ -178,7 +191,14 @@ def test_no_stage_depends_on_the_gate() -> None:
 
 
 def test_every_model_is_a_dvc_artifact() -> None:
-    models = [out for stage in EXPANDED.values() for out in paths_of(stage, "outs") if out.startswith("models/")]
+    """Of the variants that params.yaml lists: DVC repeats stages, but not artifacts."""
+    models = [
+        out.replace("${item}", item)
+        for name, stage in PIPELINE["stages"].items()
+        for item in (items_of(stage, PARAMS) if "foreach" in stage else [""])
+        for out in paths_of(EXPANDED[name], "outs")
+        if out.startswith("models/")
+    ]
     assert sorted(artifact["path"] for artifact in PIPELINE["artifacts"].values()) == sorted(models)
 
 

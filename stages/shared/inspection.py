@@ -15,7 +15,7 @@ from shared.stage import StageError, one_line
 if TYPE_CHECKING:
     import onnx
 
-FULL_BITS = 32  # a weight in fewer counts as compressed
+FULL_SIZE = {"float32", "float64", "int32", "int64"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class FileFacts:
         weights: How many elements the weights have once restored, whatever they are stored as.
         weight_bytes: What they take in the file, with the scales, zero points, tables and masks that restore them.
         compressed_share: The share of them stored in fewer than 32 bits, or sparse.
+        stored_as: How many weights are stored in which form: a type such as `float16`, or the ops that restore them,
+            such as `sparse_to_dense` or, in two steps, `lut_to_sparse+sparse_to_dense`.
         ops: How often each op occurs, in all nested graphs too, constants left out; empty for a checkpoint.
     """
 
@@ -39,7 +41,12 @@ class FileFacts:
     weights: int
     weight_bytes: int
     compressed_share: float
+    stored_as: dict[str, int]
     ops: dict[str, int]
+
+    def share(self, form: str) -> float:
+        """The share of the weights that are stored in one form; see `stored_as`."""
+        return self.stored_as.get(form, 0) / max(self.weights, 1)
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,12 @@ class Stored:
 
     weights: int
     bytes: int
-    compressed: bool
+    form: str
+
+    @property
+    def compressed(self) -> bool:
+        """Whether its weights are in fewer than 32 bits, or sparse."""
+        return self.form not in FULL_SIZE
 
 
 def inspect_file(path: Path) -> FileFacts:
@@ -63,7 +75,10 @@ def inspect_file(path: Path) -> FileFacts:
     if not path.exists():
         raise StageError(f"{path}: no such file or folder")
     tensors, ops = readers[path.suffix](path)
-    weights = sum(tensor.weights for tensor in tensors)
+    stored_as: Counter[str] = Counter()
+    for tensor in tensors:
+        stored_as[tensor.form] += tensor.weights
+    weights = stored_as.total()
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return FileFacts(
         bytes=sum(file.stat().st_size for file in files),
@@ -71,6 +86,7 @@ def inspect_file(path: Path) -> FileFacts:
         weights=weights,
         weight_bytes=sum(tensor.bytes for tensor in tensors),
         compressed_share=sum(tensor.weights for tensor in tensors if tensor.compressed) / max(weights, 1),
+        stored_as={form: count for form, count in sorted(stored_as.items()) if count},
         ops=dict(sorted(ops.items())),
     )
 
@@ -110,12 +126,7 @@ def _read_onnx(path: Path) -> tuple[list[Stored], Counter[str]]:
         raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
     nodes = list(_onnx_nodes([*model.graph.node, *(node for function in model.functions for node in function.node)]))
     constants = [*_onnx_initializers(model.graph), *_onnx_constants(nodes)]
-    helpers = {
-        node.input[index]
-        for node in nodes
-        for index in QUANTIZATION_INPUTS.get(node.op_type, ())
-        if index < len(node.input)
-    }
+    helpers = set(_onnx_helpers(nodes))
     restored = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
     tensors = [
         stored
@@ -123,6 +134,15 @@ def _read_onnx(path: Path) -> tuple[list[Stored], Counter[str]]:
         if (stored := _onnx_stored(tensor, helper=name in helpers, restored=name in restored))
     ]
     return tensors, Counter(node.op_type for node in nodes if node.op_type != "Constant")
+
+
+def _onnx_helpers(nodes: list["onnx.NodeProto"]) -> Iterator[str]:
+    """The names of scales and zero points: of weights, or multiplied with the scale of a quantised input."""
+    scales = {node.output[1] for node in nodes if node.op_type == "DynamicQuantizeLinear"}
+    for node in nodes:
+        yield from (node.input[at] for at in QUANTIZATION_INPUTS.get(node.op_type, ()) if at < len(node.input))
+        if node.op_type == "Mul" and scales & set(node.input):
+            yield from node.input
 
 
 def _onnx_graphs(node: "onnx.NodeProto") -> Iterator["onnx.GraphProto"]:
@@ -154,23 +174,26 @@ def _onnx_constants(nodes: list["onnx.NodeProto"]) -> Iterator[tuple[str, "onnx.
 def _onnx_stored(tensor: "onnx.TensorProto", *, helper: bool, restored: bool) -> Stored | None:
     import onnx
 
-    name = onnx.TensorProto.DataType.Name(tensor.data_type)
+    name = {"FLOAT": "float32", "DOUBLE": "float64"}.get(
+        kind := onnx.TensorProto.DataType.Name(tensor.data_type), kind.lower()
+    )
     bits = _bits(name)
-    is_float = "FLOAT" in name or name == "DOUBLE"
-    is_weight = (is_float or (bits <= 8 and name != "BOOL") or restored) and not helper and len(tensor.dims) > 0
+    is_weight = ("float" in name or 0 < bits <= 8 or restored) and not helper and len(tensor.dims) > 0
     if not is_weight and not helper:
         return None
     elements = prod(tensor.dims)
-    return Stored(elements if is_weight else 0, -(-elements * bits // 8), bits < FULL_BITS)
+    return Stored(elements if is_weight else 0, -(-elements * bits // 8), name)
 
 
 def _bits(type_name: str) -> int:
-    """Bits of an element of an ONNX or a Core ML type: `FLOAT`, `BFLOAT16`, `FLOAT8E4M3FN`, `INT4` ..."""
+    """Bits of an element of a type such as `float32`, `bfloat16`, `float8e4m3fn` or `int4`; 0 if it is no number."""
     found = re.search(r"\d+", type_name)
-    return int(found.group()) if found else {"FLOAT": 32, "DOUBLE": 64, "BOOL": 8}.get(type_name, 0)
+    return int(found.group()) if found else 0
 
 
 # --- Core ML ---
+
+CONSTEXPR = "constexpr_"  # ops that expand compressed weights when a model is loaded
 
 
 def _read_mlpackage(path: Path) -> tuple[list[Stored], Counter[str]]:
@@ -181,16 +204,16 @@ def _read_mlpackage(path: Path) -> tuple[list[Stored], Counter[str]]:
     for function in read_model(path).mlProgram.functions.values():
         operations = list(_coreml_operations(function.block_specializations[function.opset]))
         ops.update(operation.type for operation in operations if operation.type != "const")
-        inputs_of_constexprs = {
+        makers = {output.name: operation for operation in operations for output in operation.outputs}
+        parts = {  # of a compressed weight: what another `constexpr_*` takes
             binding.name
             for operation in operations
-            if operation.type.startswith("constexpr_")
-            for argument in operation.inputs.values()
-            for binding in argument.arguments
+            if operation.type.startswith(CONSTEXPR)
+            for binding in _coreml_bindings(operation)
             if binding.name
         }
         for operation in operations:
-            tensors += _coreml_stored(operation, inputs_of_constexprs)
+            tensors += _coreml_stored(operation, parts, makers)
     return tensors, ops
 
 
@@ -202,37 +225,43 @@ def _coreml_operations(block: Any) -> Iterator[Any]:
             yield from _coreml_operations(nested)
 
 
-def _coreml_stored(operation: Any, inputs_of_constexprs: set[str]) -> Iterator[Stored]:
-    """The weights that an operation holds.
+def _coreml_bindings(operation: Any) -> Iterator[Any]:
+    for argument in operation.inputs.values():
+        yield from argument.arguments
+
+
+def _coreml_stored(operation: Any, parts: set[str], makers: dict[str, Any]) -> Iterator[Stored]:
+    """The weights that an operation holds, and the parts of others.
 
     A `constexpr_*` holds the parts that restore a tensor; its last result is the weight, unless another one takes it.
     """
     values = [
         *(value for name, value in operation.attributes.items() if name != "name"),
-        *(
-            binding.value
-            for argument in operation.inputs.values()
-            for binding in argument.arguments
-            if binding.WhichOneof("binding") == "value"
-        ),
+        *(binding.value for binding in _coreml_bindings(operation) if binding.WhichOneof("binding") == "value"),
     ]
     tensors = [value.type.tensorType for value in values if value.type.WhichOneof("type") == "tensorType"]
-    [*_, result] = [output.name for output in operation.outputs] or [""]
-    if operation.type.startswith("constexpr_"):
-        elements = 0 if result in inputs_of_constexprs else _coreml_elements(operation.outputs[-1].type.tensorType)
-        yield Stored(elements, sum(map(_coreml_bytes, tensors)), compressed=True)
+    result = operation.outputs[-1] if operation.outputs else None
+    is_part = result is not None and result.name in parts
+    if result is not None and operation.type.startswith(CONSTEXPR):
+        elements = 0 if is_part else _coreml_elements(result.type.tensorType)
+        yield Stored(elements, sum(map(_coreml_bytes, tensors)), "+".join(_coreml_steps(operation, makers)))
         return
     for tensor in tensors:
-        is_part = operation.type == "const" and result in inputs_of_constexprs
-        if is_part or (_coreml_type(tensor).startswith(("FLOAT", "BFLOAT")) and tensor.rank > 0):
-            compressed = _bits(_coreml_type(tensor)) < FULL_BITS
-            yield Stored(0 if is_part else _coreml_elements(tensor), _coreml_bytes(tensor), compressed)
+        if is_part or ("float" in _coreml_type(tensor) and tensor.rank > 0):
+            yield Stored(0 if is_part else _coreml_elements(tensor), _coreml_bytes(tensor), _coreml_type(tensor))
+
+
+def _coreml_steps(operation: Any, makers: dict[str, Any]) -> list[str]:
+    """The `constexpr_*` ops that restore a weight, in their order."""
+    before = [makers[binding.name] for binding in _coreml_bindings(operation) if binding.name]
+    steps = [step for maker in before if maker.type.startswith(CONSTEXPR) for step in _coreml_steps(maker, makers)]
+    return [*dict.fromkeys([*steps, operation.type.removeprefix(CONSTEXPR)])]
 
 
 def _coreml_type(tensor: Any) -> str:
     from coremltools.proto.MIL_pb2 import DataType
 
-    return str(DataType.Name(tensor.dataType))
+    return str(DataType.Name(tensor.dataType)).lower()
 
 
 def _coreml_elements(tensor: Any) -> int:
@@ -247,12 +276,15 @@ def _coreml_bytes(tensor: Any) -> int:
 
 
 def _read_checkpoint(path: Path) -> tuple[list[Stored], Counter[str]]:
-    from shared.model import load_checkpoint
+    import torch
 
-    state = [tensor for tensor in load_checkpoint(path).model.state_dict().values() if tensor.is_floating_point()]
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")["state"].values()
+    except Exception as error:  # what torch raises has no common base
+        raise StageError(f"{path}: not a readable checkpoint: {one_line(error)}") from None
     tensors = [
-        Stored(tensor.numel(), tensor.numel() * tensor.itemsize, 8 * tensor.itemsize < FULL_BITS)
+        Stored(tensor.numel(), tensor.numel() * tensor.itemsize, str(tensor.dtype).removeprefix("torch."))
         for tensor in state
-        if tensor.ndim > 0
+        if tensor.is_floating_point() and tensor.ndim > 0
     ]
     return tensors, Counter()
