@@ -10,7 +10,6 @@ INSTALLED := $(VENV)/installed
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := stages commands examples tests
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
-AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 help:  ## Explain the targets
 	@echo 'make TARGET, where TARGET is one of'
@@ -36,7 +35,8 @@ browser:  ## Make sure that a browser is there for the tests of the pages: insta
 	@for program in $(BROWSERS); do if command -v "$$program" >/dev/null; then exit 0; fi; done; \
 	if [ -d "/Applications/Google Chrome.app" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then echo 'Chromium or Google Chrome is needed: install one' >&2; exit 1; fi; \
-	$(AS_ROOT) apt-get update --quiet && $(AS_ROOT) apt-get install --yes --quiet --no-install-recommends chromium
+	as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	$$as_root apt-get update --quiet && $$as_root apt-get install --yes --quiet --no-install-recommends chromium
 
 example: $(INSTALLED)  ## Run real recordings through the pipeline: NAME=basic_motions or NAME=japanese_vowels
 	@$(RUN) python examples/run.py $(NAME)

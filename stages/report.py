@@ -5,13 +5,20 @@ The rule: of each platform's files that were executed and verified and that lose
 """
 
 import argparse
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.artifacts import REFERENCE, SUFFIXES
+from shared.formatting import (
+    escape_markdown,
+    flatten,
+    format_change,
+    format_figure,
+    format_points,
+    format_power,
+    format_size,
+)
 from shared.params import StageParams, read_params, read_sections
 from shared.pictures import (
     FORMAT_NAMES,
@@ -29,6 +36,7 @@ from shared.stage import StageError, one_line, parse_args, read_json, rounded, r
 
 import jinja2
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from pydantic import Field
@@ -36,7 +44,6 @@ from pydantic import Field
 PAGE_TEMPLATE = Path(__file__).parent / "shared" / "report.html.jinja"
 SUMMARY_TEMPLATE = Path(__file__).parent / "shared" / "report.md.jinja"
 PLATFORMS = {"onnx": ("ONNX Runtime", "Android, Linux, Windows, browsers"), "coreml": ("Core ML", "iOS, macOS")}
-MINUS = "\N{MINUS SIGN}"
 MACHINE_NAMES = {
     "cpu": "CPU", "cores": "Cores", "memory_gb": "Memory", "system": "System", "python": "Python", "torch": "PyTorch",
     "onnxruntime": "ONNX Runtime", "coremltools": "coremltools", "numpy": "NumPy",
@@ -191,40 +198,6 @@ def choose(candidates: list[Candidate], file_format: str) -> Choice:
     return Choice(*PLATFORMS[file_format], best, refused, fit[1:])
 
 
-def format_size(count: float) -> str:
-    """Bytes as kB or MB (powers of 1000), with three significant digits or so."""
-    if count < 1e5:
-        return f"{count / 1e3:.1f} kB"
-    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
-
-
-def format_points(share: float) -> str:
-    """A share as percentage points."""
-    return f"{100 * share:.2f}"
-
-
-def format_change(loss: float) -> str:
-    """A loss of accuracy as a change in percentage points, with its sign."""
-    text = f"{100 * abs(loss):.2f}"
-    return text if text == "0.00" else f"{MINUS if loss > 0 else '+'}{text}"
-
-
-def format_power(value: float, digits: int = 2) -> str:
-    """A small number, such as 1.3e-7."""
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def format_figure(value: float, digits: int = 3) -> str:
-    """Significant digits: as a power only where it is very small."""
-    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
-
-
-def escape_markdown(text: object) -> str:
-    """Text as Markdown that shows it as it is, in a cell of a table too."""
-    return "".join(f"\\{character}" if character in "\\`*_{}[]<>#|~!" else character for character in str(text))
-
-
 def format_executor(file: Candidate) -> str:
     """Who executed a file, in which version."""
     if (file.format, file.variant) == REFERENCE:
@@ -249,23 +222,6 @@ def verdict(file: Candidate, best: list[Candidate]) -> tuple[str, str]:
     if file.objection:
         return "warn", "loses too much" if file.task and file.size else "not measured"
     return "good", "✓ verified"
-
-
-def format_value(value: Any) -> str:
-    """A parameter, much as params.yaml has it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The keys of a section, nested ones with dots, and their values."""
-    for key, value in section.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            for index, item in enumerate(value):
-                yield f"{prefix}{key}.{index}", ", ".join(f"{name}: {found}" for name, found in flatten(item))
-        else:
-            yield f"{prefix}{key}", format_value(value)
 
 
 def executions(candidates: list[Candidate]) -> list[dict[str, Any]]:
@@ -351,8 +307,15 @@ def size_accuracy_points(exported: list[Candidate], best: list[Candidate]) -> li
     ]
 
 
+def in_order(table: pd.DataFrame, files: list[Candidate]) -> pd.DataFrame:
+    """A table's rows in the order of the files that they are of."""
+    rank = {(file.format, file.variant): index for index, file in enumerate(files)}
+    ranks = [rank.get(key, len(rank)) for key in zip(table["format"], table["variant"], strict=True)]
+    return table.iloc[np.argsort(ranks, kind="stable")]
+
+
 def draw(
-    args: argparse.Namespace, points: list[Point], reference: float, params: Params
+    args: argparse.Namespace, exported: list[Candidate], points: list[Point], reference: float, params: Params
 ) -> tuple[dict[str, bytes], dict[str, Markup]]:
     """The pictures as PNG files, and as SVG elements of the page."""
     loss = read_table(args.loss, {"epoch": int, "train_loss": float, "validation_loss": float})
@@ -363,7 +326,7 @@ def draw(
             "loss": draw_loss(loss),
             "confusion": draw_confusion(confusion),
             "size_accuracy": draw_size_accuracy(points, reference, params.allowed_accuracy_loss),
-            "parity": draw_parity(parity),
+            "parity": draw_parity(in_order(parity, exported)),
         }
         pictures = {name: to_png(figure) for name, figure in figures.items()}
         # The page has the confusion matrix as a table.
@@ -386,6 +349,7 @@ def read_all(args: argparse.Namespace, params: Params) -> dict[str, Any]:
     confusion = read_table(args.confusion, {"actual": str, "predicted": str, "rows": int})
     words = dict.fromkeys(("format", "variant", "actual", "pytorch", "predicted"), str)
     flips = read_table(args.flips, {**words, "row": int, "margin": float})
+    clearest = in_order(flips, exported).groupby(["format", "variant"], sort=False)
     few_classes = len(schema.classes) <= MOST_CLASSES_IN_MATRIX
     flipped = [file for file in exported if file.parity and file.parity.get("flips")]
     sections = read_sections()
@@ -399,7 +363,7 @@ def read_all(args: argparse.Namespace, params: Params) -> dict[str, Any]:
         "executions": executions(exported),
         "exported": exported,
         "flipped": flipped,
-        "flips": flips.groupby(["format", "variant"], sort=False).head(FLIPS_SHOWN).to_dict("records"),
+        "flips": clearest.head(FLIPS_SHOWN).to_dict("records"),
         "format_names": FORMAT_NAMES,
         "machine_names": MACHINE_NAMES,
         "matrix": confusion_rows(confusion, schema.classes) if few_classes else [],
@@ -446,8 +410,9 @@ def main() -> None:
     content = read_all(args, params)
     points = size_accuracy_points(content["exported"], content["best"])
     reference = content["reference"].task["accuracy"]
-    pictures, content["drawings"] = draw(args, points, reference, params)
-    page, summary = (render(PAGE_TEMPLATE, content, escape=True), render(SUMMARY_TEMPLATE, content, escape=False))
+    pictures, content["drawings"] = draw(args, content["exported"], points, reference, params)
+    page = render(PAGE_TEMPLATE, content, escape=True)
+    summary = render(SUMMARY_TEMPLATE, content, escape=False)
     for name, png in pictures.items():
         write_bytes(getattr(args, f"{name}_picture"), png)
     table = pd.DataFrame(

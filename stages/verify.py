@@ -272,6 +272,7 @@ def verify(
         "executor": found.record["executor"],
         "executor_version": found.record["executor_version"],
         "platform": found.record["platform"],
+        "batch_dependent": bool(found.record.get("batch_dependent")),
         "tolerance": tolerance.relative_error,
         "accuracy_loss": accuracy_loss,
         "allowed_accuracy_loss": tolerance.accuracy_loss,

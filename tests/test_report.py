@@ -12,7 +12,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from report import Candidate, Params, choose, collect, escape_markdown, format_change, format_size
+from report import Candidate, Params, choose, collect
+from shared.formatting import escape_markdown, format_change, format_size
 from shared.stage import StageError
 from tests.report_inputs import PYTORCH_ACCURACY, File, default_files, write_inputs
 from tests.support import ROOT, Workspace, clean_environment, commands
@@ -283,6 +284,15 @@ def test_where_no_file_qualifies_the_page_says_so(made_up: Workspace) -> None:
     assert "fp16 (27.1 kB) failed verification (executed: a file is truncated)." in text
     assert (text.count("✗ failed: values"), text.count("✗ not executed")) == (1, 1)
     assert (made_up.folder / "metrics" / "report.md").read_text().count("no file qualifies") == 2
+
+
+def test_without_any_executed_file_there_is_a_page_all_the_same(made_up: Workspace) -> None:
+    write_inputs(made_up.folder, {("onnx", "fp32"): File(45_650, executed=False, problems=["executed: it is empty"])})
+    made_up.call("report")
+    text = rendered(made_up.folder).text
+    assert "✗ 1 of 1 exported files failed verification" in text
+    assert "No row of the test split gets another class" not in text
+    assert text.count("No file qualifies.") == 1
 
 
 def edit(file: Path, change: Callable[[Any], object]) -> None:

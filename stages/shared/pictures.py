@@ -151,20 +151,24 @@ def _label(figure: Figure, axes: Axes, points: list[Point], floor: float, lines:
     taken += [Bbox.from_extents(axes.bbox.x0, y - 1, axes.bbox.x1, y + 1) for y in heights]
     for point in sorted(points, key=lambda point: not point.recommended):
         name = point.variant if point.accuracy >= floor else f"{point.variant} {point.accuracy:.1%}"
+        place = (point.kilobytes, max(point.accuracy, floor))
         for right, up in _around():
+            away = (9 * right, 9 * up)  # points
             text = axes.annotate(
-                name, (point.kilobytes, max(point.accuracy, floor)), (9 * right, 9 * up), textcoords="offset points",
-                ha=("right", "center", "left")[(right > 0) - (right < 0) + 1], va="center", fontsize=8.5,
+                name, place, away, textcoords="offset points", va="center",
+                ha=("right", "center", "left")[(right > 0) - (right < 0) + 1], fontsize=8.5,
                 color=FORMAT_COLORS[point.format], fontweight="bold" if point.recommended else "normal",
-                arrowprops=None if abs(up) < 2 else {"arrowstyle": "-", "color": SOFT, "linewidth": 0.6,
-                                                     "shrinkA": 0, "shrinkB": 5},
             )  # fmt: skip
             box = text.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 <= axes.bbox.y1
-            if inside and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            text.remove()
+            if not inside or any(box.overlaps(other) for other in taken):
+                text.remove()
+                continue
+            taken.append(box)
+            if abs(up) > 2:
+                line = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkA": 2, "shrinkB": 5}
+                axes.annotate("", place, away, textcoords="offset points", arrowprops=line)
+            break
 
 
 def _around() -> list[tuple[float, float]]:
