@@ -153,7 +153,8 @@ class OnnxRuntime:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            # From its bytes: weights in a second file would be left behind where this one is shipped.
+            self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions have no common base
             raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
