@@ -489,8 +489,8 @@ def test_a_file_with_other_tensor_names_and_classes_is_not_verified(workspace: W
     edit_onnx(workspace, rename)
     workspace.call("predict@onnx")
     error = workspace.refuses("verify", changes=("metrics/verify.json",))
-    assert "onnx fp32: interface: input_name is 'x'; expected 'sequence'" in error
-    assert "onnx fp32: interface: the stored classes are ['a', 'b', 'c']; expected ['0', '1', '2']" in error
+    assert "onnx fp32: interface: input_name 'x'; expected 'sequence'" in error
+    assert "onnx fp32: interface: classes ['a', 'b', 'c']; expected ['0', '1', '2']" in error
 
 
 def test_a_file_for_longer_sequences_is_refused_with_its_axis(workspace: Workspace) -> None:
