@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from shared.architectures import ArchitectureParams, Choice
 from shared.batches import Batches
-from shared.devices import DeviceName, Processes, open_processes
+from shared.devices import ALONE, DeviceName, Processes, open_processes
 from shared.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
 from shared.params import Count, StageParams, read_params
 from shared.resume import ResumeFile, hash_files, hash_sources
@@ -74,7 +74,7 @@ class Fit:
     Attributes:
         epochs: Those that are complete.
         step: Number of steps done in the one that is under way.
-        sums: The losses of its rows so far, and their weights. They lie on the device, so that no step waits for them.
+        loss_sum: The losses of its rows so far. It lies on the device, so that no step waits for it.
         best: The weights after the epoch with the lowest validation loss, if they are to be kept.
     """
 
@@ -84,20 +84,19 @@ class Fit:
         self.scaler = torch.amp.GradScaler(device.type, enabled=params.mixed_precision == "float16")
         self.epochs: list[Epoch] = []
         self.step = 0
-        self.sums = torch.zeros(2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.best: dict[str, Tensor] = {}
 
     def end_step(self, mean_loss: Tensor, weight: float | Tensor) -> None:
         """Count a step."""
-        self.sums[0] += mean_loss.to(self.sums.dtype) * weight
-        self.sums[1] += weight
+        self.loss_sum += mean_loss.to(self.loss_sum.dtype) * weight
         self.step += 1
 
     def end_epoch(self, epoch: Epoch, keep: str) -> None:
         """Count an epoch; remember its weights if they are the best so far."""
         self.epochs.append(epoch)
         self.step = 0
-        self.sums.zero_()
+        self.loss_sum.zero_()
         if keep == "best" and best(self.epochs) == len(self.epochs) - 1:
             self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
@@ -109,7 +108,7 @@ class Fit:
             "scaler": self.scaler.state_dict(),
             "epochs": [astuple(epoch) for epoch in self.epochs],
             "step": self.step,
-            "sums": processes.gather(self.sums),
+            "loss_sums": processes.gather(self.loss_sum),
             "best": self.best,
         }
 
@@ -120,7 +119,7 @@ class Fit:
         self.scaler.load_state_dict(state["scaler"])
         self.epochs = [Epoch(*figures) for figures in state["epochs"]]
         self.step = state["step"]
-        self.sums.copy_(state["sums"][processes.rank])
+        self.loss_sum.copy_(state["loss_sums"][processes.rank])
         self.best = state["best"]
 
 
@@ -218,7 +217,11 @@ def validate(model: SequenceClassifier, batches: Batches, processes: Processes) 
 
 
 def train(
-    data: Prepared, params: Params, architecture: Choice, processes: Processes, resume: ResumeFile | None = None
+    data: Prepared,
+    params: Params,
+    architecture: Choice,
+    processes: Processes = ALONE,
+    resume: ResumeFile | None = None,
 ) -> tuple[SequenceClassifier, list[Epoch]]:
     """Fit from scratch, or from the state that an interrupted run left; equal inputs give equal weights.
 
@@ -228,6 +231,7 @@ def train(
         StageError: The parameters do not suit the data, the device or the processes, or a loss stops being finite.
     """
     torch.manual_seed(params.seed)
+    torch.set_num_threads(params.threads)
     device, place = processes.device, {"rank": processes.rank, "processes": processes.count}
     batches = Batches(data.split("train"), params.batch_size, seed=params.seed, device=device, **place)
     validation = Batches(data.split("validation"), VALIDATION_ROWS, seed=None, device=device, **place)
@@ -244,6 +248,8 @@ def train(
         enabled=params.mixed_precision is not None,
     )
     steps = params.epochs * len(batches)
+    class_rows = torch.tensor(data.schema.class_rows["train"], device=device)
+    epoch_weight = batches.rows if weights is None else (weights * class_rows).sum().item()
     progress = tqdm(
         desc="train", unit="seq", unit_scale=True, disable=None if processes.rank == 0 else True,
         total=params.epochs * batches.rows, initial=len(fit.epochs) * batches.rows + fit.step * batches.batch_size,
@@ -274,8 +280,8 @@ def train(
             progress.update(len(batch.all_labels))
             if resume and resume.due():
                 resume.write(fit.state(processes))
-        loss_sum, weight_sum = processes.sum(fit.sums).tolist()
-        epoch = Epoch(loss_sum / weight_sum, *validate(fit.model, validation, processes))
+        train_loss = processes.sum(fit.loss_sum).item() / epoch_weight
+        epoch = Epoch(train_loss, *validate(fit.model, validation, processes))
         check_finite(len(fit.epochs) + 1, epoch, fit.optimizer.param_groups[0]["lr"])
         fit.end_epoch(epoch, params.keep)
         progress.set_postfix(
@@ -357,7 +363,7 @@ def main() -> None:
     params = read_params("train", Params)
     architecture = read_params("architecture", ArchitectureParams)
     data = Prepared(args.prepared)
-    with open_processes(params.device, params.threads) as processes:
+    with open_processes(params.device) as processes:
         state_file = args.checkpoint.with_name(f".{args.checkpoint.stem}.resume")
         inputs = fingerprint(data, params, architecture, processes) if processes.rank == 0 else {}
         resume = ResumeFile(state_file, inputs, params.checkpoint_seconds, processes)

@@ -43,7 +43,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     set_params(folder, SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for _, script, *paths in commands().values():
+        for _, script, *paths in commands(folder).values():
             patch.setattr(sys, "argv", [script, *paths])
             run(importlib.import_module(Path(script).stem).main)
     return folder

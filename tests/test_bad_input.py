@@ -42,7 +42,8 @@ FP16 = "models/coreml/classifier-fp16.mlpackage"
         ("train", "architecture.cnn.kernel_size", 4, "architecture.cnn.kernel_size = 4: should be odd"),
         ("train", "architecture.transformer.heads", 5, "should be even and a multiple of heads (5)"),
         ("train", "train.learning_rate", float("nan"), "train.learning_rate = nan: input should be"),
-        ("train", "train.schedule", "linear", "train.schedule = 'linear': input should be 'constant' or 'cosine'"),
+        ("train", "train.schedule", "step", "train.schedule = 'step': input should be 'constant', 'cosine' or 'li"),
+        ("train", "train.momentum", 0.9, "train.momentum = 0.9: should be 0 with optimizer adam, which has its own"),
         ("generate", "generate.seed", -1, "generate.seed = -1: input should be greater than or equal to 0"),
         ("prepare", "prepare.train_size", 1.5, "prepare.train_size = 1.5: should be a number of rows (an int"),
         ("prepare", "prepare.classes", [0, 0], "prepare.classes = [0, 0]: every class should be named once"),
@@ -278,6 +279,27 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_the_learning_rate(workspa
     workspace.set("train.learning_rate", 1e38)
     error = workspace.refuses("train")
     assert error.startswith("epoch 1: the validation loss is nan at learning rate 1e+38; lower train.learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("mixed_precision", "bfloat16", "train.mixed_precision = bfloat16: needs a GPU, and train.device is cpu"),
+        ("class_weights", [1.0, 2.0], "train.class_weights = [1.0, 2.0]: should be a number above 0 for each of 0, 1"),
+        ("class_weights", [1.0, 0.0, 1.0], "train.class_weights = [1.0, 0.0, 1.0]: should be a number above 0"),
+    ],
+)  # fmt: skip
+def test_what_does_not_suit_the_device_or_the_data_is_refused(
+    workspace: Workspace, key: str, value: Any, message: str
+) -> None:
+    workspace.set(f"train.{key}", value)
+    assert workspace.refuses("train").startswith(message)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_a_device_that_is_not_there_is_refused(workspace: Workspace) -> None:
+    workspace.set("train.device", "cuda")
+    assert workspace.refuses("train").startswith("train.device = cuda: torch finds no such device; it finds cpu")
 
 
 def test_prepared_arrays_that_do_not_fit_their_schema_are_refused(workspace: Workspace) -> None:

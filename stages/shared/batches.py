@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BUFFER_BYTES = 64 * 2**20
+BUFFER_BYTES = 32 * 2**20
 BLOCKS_PER_BUFFER = 256
 
 IGNORED = -100

@@ -77,14 +77,16 @@ class Processes:
             torch.get_device_module(self.device).manual_seed(value)
 
 
+ALONE = Processes(torch.device("cpu"))
+
+
 @contextmanager
-def open_processes(name: DeviceName, threads: int) -> Iterator[Processes]:
-    """Set up this process, and meet those that `torchrun` started beside it.
+def open_processes(name: DeviceName) -> Iterator[Processes]:
+    """Set up this process's device, and meet the processes that `torchrun` started beside it.
 
     Raises:
-        StageError: The device is not there.
+        StageError: The device is not there, or not for so many processes.
     """
-    torch.set_num_threads(threads)
     # Where the device has them: an operation without one warns.
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Memory that torch would fill, which takes time, and that nothing here reads before it is written.

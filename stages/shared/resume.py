@@ -45,7 +45,6 @@ class ResumeFile:
 
     def __init__(self, path: Path, inputs: dict[str, str], seconds: float, processes: Processes) -> None:
         self.path = path
-        self.part = path.with_name(f"{path.name}.part")
         self.inputs = inputs
         self.seconds = seconds
         self.processes = processes
@@ -58,41 +57,60 @@ class ResumeFile:
     def write(self, state: dict[str, Any]) -> None:
         """Replace the file in one step, so that at any moment there is a whole one."""
         if self.processes.rank == 0:
-            with self.part.open("wb") as file:
-                torch.save({"inputs": self.inputs, "state": state}, file)
+            part = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+            with part.open("wb") as file:
+                file.write(pack({"inputs": self.inputs, "state": state}))
                 file.flush()
                 os.fsync(file.fileno())
-            self.part.replace(self.path)
+            part.replace(self.path)
         self.written = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
         """The state in the file, in all processes; None, and a notice, if it cannot be used."""
         content = None
+        if self.processes.rank == 0:
+            for part in self.path.parent.glob(f"{self.path.name}.*"):  # what a killed run was writing
+                part.unlink(missing_ok=True)
         if self.processes.rank == 0 and self.path.exists():
             content = self.path.read_bytes()
             problem = self._problem(content)
             print(f"{self.path}: {problem or 'going on from it'}", file=sys.stderr)
             content = None if problem else content
         content = self.processes.first_sends(content)
-        return None if content is None else load(content)["state"]
+        return None if content is None else unpack(content)["state"]
 
     def _problem(self, content: bytes) -> str | None:
         """Why a file's content is of no use."""
         try:
-            inputs = load(content)["inputs"]
+            inputs = unpack(content)["inputs"]
             other = [name for name in self.inputs if inputs[name] != self.inputs[name]]
-        except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             return f"left aside, it is damaged: {one_line(error)[:80]}"
         return f"left aside, it was made from other {' and other '.join(other)}" if other else None
 
     def remove(self) -> None:
-        """Delete the file, and one that was being written when a run was killed."""
+        """Delete the file: training is complete."""
         self.path.unlink(missing_ok=True)
-        self.part.unlink(missing_ok=True)
 
 
-def load(content: bytes) -> dict[str, Any]:
-    """Read plain data and tensors, without unpickling any code."""
+def pack(content: dict[str, Any]) -> bytes:
+    """Plain data and tensors as bytes: their hash, which torch's format lacks, and torch's format."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return hashlib.sha256(buffer.getbuffer()).digest() + buffer.getvalue()
+
+
+def unpack(packed: bytes) -> dict[str, Any]:
+    """What `pack` was given, without unpickling any code.
+
+    Raises:
+        ValueError: Bytes are missing or were changed.
+        pickle.UnpicklingError: There is more than plain data and tensors.
+    """
+    size = hashlib.sha256().digest_size
+    digest, content = packed[:size], packed[size:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its hash is wrong")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about a strange pickle: it is refused anyway
         loaded: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")

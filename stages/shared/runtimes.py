@@ -147,16 +147,7 @@ class OnnxRuntime:
     executor = "onnxruntime"
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            # From its bytes: weights in a second file would be left behind where this one is shipped.
-            self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's exceptions have no common base
-            raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
+        self._session = open_session(path, threads=1)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         source, lengths, target = _named_tensors(
             path, inputs, outputs, {tensor.name: ONNX_DTYPES.get(tensor.type, tensor.type) for tensor in inputs}
@@ -185,6 +176,25 @@ class OnnxRuntime:
         inputs = _by_name(self.interface, batch, lengths)
         logits: Floats = self._session.run([self.interface.output_name], inputs)[0]
         return logits
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, with that many threads for each operation.
+
+    Raises:
+        StageError: The file is no ONNX file, or one that the runtime refuses.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        # From its bytes: weights in a second file would be left behind where this one is shipped.
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions have no common base
+        raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
 
 
 ONNX_DTYPES = {
