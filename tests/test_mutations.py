@@ -516,7 +516,7 @@ def _(file: Package) -> None:
 @mutant("deviation of one feature lost", "onnx fp32", run="wide")
 def _(file: Onnx) -> None:
     name = file.name("Div", 1)
-    file.set_constant(name, file.constant(name) * np.float32([1, 2]))
+    file.set_constant(name, file.constant(name) * np.array([1, 2], np.float32))
 
 
 @mutant("features swapped", "onnx fp32", run="wide")
