@@ -278,8 +278,8 @@ def test_one_more_architecture_is_one_file_and_a_block_of_options(small_run: Pat
     (tmp_path / "stages" / "shared" / "architectures" / "average.py").write_text(NEW_FILE)
     shutil.copy2(small_run / "params.yaml", tmp_path)
     set_params(tmp_path, {"architecture.average": {"hidden_size": 4}, "architecture.name": "average"})
-    paths = [small_run / "data" / "prepared", "classifier.pt", "train.json", "loss.csv"]
-    command = [sys.executable, tmp_path / "stages" / "train.py", *paths]
+    paths = [str(small_run / "data" / "prepared"), "classifier.pt", "train.json", "loss.csv"]
+    command = [sys.executable, str(tmp_path / "stages" / "train.py"), *paths]
     subprocess.run(command, cwd=tmp_path, env=clean_environment(), check=True)
     config = torch.load(tmp_path / "classifier.pt", weights_only=True)["config"]
     assert (config["architecture"], config["options"]) == ("average", {"hidden_size": 4})
