@@ -1,14 +1,14 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format bench apple-tests clean
+.PHONY: help repro test lint format example bench apple-tests clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 # DVC runs `python ...`: let that be this environment's. Paths are relative, for a checkout with a space in its path.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-SOURCES := stages commands tests
+SOURCES := stages commands examples tests
 
 help:  ## Explain the targets
 	@echo 'make TARGET, where TARGET is one of'
@@ -29,6 +29,9 @@ lint: $(INSTALLED)  ## Lint and check types only
 format: $(INSTALLED)  ## Format the sources and sort their imports
 	@$(RUN) ruff check --fix $(SOURCES)
 	@$(RUN) ruff format $(SOURCES)
+
+example: $(INSTALLED)  ## Run real recordings through the pipeline: NAME=basic_motions or NAME=japanese_vowels
+	@$(RUN) python examples/run.py $(NAME)
 
 bench: $(INSTALLED)  ## Measure speed, as ratios in one run
 	@$(RUN) python commands/bench.py

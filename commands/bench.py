@@ -1,62 +1,40 @@
 """Measure the speed of this project, as ratios in one run: machines differ and are noisy, ratios are steadier.
 
 A temporary clone of the last commit is reproduced from nothing, which gives the table of where the time goes; then its
-data and models serve to time training against the tutorial's own loop, and the exported ONNX file against the stock
-export and PyTorch. Run it on an otherwise idle machine; it takes about two minutes.
+data and models serve to time training against the tutorial's own loop, the exported ONNX file against the stock export
+and PyTorch, and every architecture, untrained. Run it on an otherwise idle machine; it takes some minutes.
 """
 
-import contextlib
-import io
-import logging
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from types import ModuleType
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "stages"))
 
+import export_coreml  # noqa: E402 - after the path to it
+import export_onnx  # noqa: E402
 import train  # noqa: E402
-from shared.architectures import ArchitectureParams  # noqa: E402
-from shared.model import load_checkpoint  # noqa: E402 - after the path to it
+from shared.architectures import ARCHITECTURES, ArchitectureParams  # noqa: E402
+from shared.inspection import inspect_file  # noqa: E402
+from shared.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint  # noqa: E402
 from shared.params import read_params  # noqa: E402
+from shared.runners import Batch, OnnxRunner, PyTorchRunner  # noqa: E402
 from shared.sequences import Prepared  # noqa: E402
+from shared.stock_export import export_stock  # noqa: E402
+from shared.timing import Rounds, alternate, ratio, typical  # noqa: E402
 
-import numpy as np  # noqa: E402
-import onnxruntime as ort  # noqa: E402
 import torch  # noqa: E402
+from tabulate import tabulate  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 COLD_TARGET_SECONDS = 60
 UNCHANGED_TARGET_SECONDS = 1.5
-
-
-def alternate(functions: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
-    """Seconds of a call of each function in each round.
-
-    The functions take turns, so that a slow moment hits all alike; a turn is an untimed call, which warms the caches
-    that the others have filled, and then `calls` timed ones.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            function()
-            start = time.perf_counter()
-            for _ in range(calls):
-                function()
-            seconds[name].append((time.perf_counter() - start) / calls)
-    return seconds
-
-
-def ratio(seconds: dict[str, list[float]], name: str, other: str) -> float:
-    """The median over the rounds of one function's time divided by another's."""
-    return median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
 
 
 def judge(value: float, target: float, unit: str = "") -> str:
@@ -64,16 +42,15 @@ def judge(value: float, target: float, unit: str = "") -> str:
     return f"{target}{unit}: {'met' if value <= target else 'NOT met'}"
 
 
-def print_ratios(title: str, seconds: dict[str, list[float]], targets: dict[str, float]) -> None:
-    """Print the median times, and the ratio of "ours" to those that have a target."""
+def print_times(title: str, seconds: dict[str, Rounds], targets: dict[tuple[str, str], float]) -> None:
+    """Print the typical times, and the ratio of two of them where it has a target."""
     print(f"\n{title}")
     width = max(map(len, seconds))
-    for name, values in seconds.items():
-        verdict = ""
-        if name in targets:
-            share = ratio(seconds, "ours", name)
-            verdict = f"   ours is {share:.2f} of it; target {judge(share, targets[name])}"
-        print(f"  {name:<{width}}  {median(values) * 1e3:9.3f} ms{verdict}")
+    for name, rounds in seconds.items():
+        print(f"  {name:<{width}}  {typical(rounds) * 1e3:9.3f} ms")
+    for (name, other), target in targets.items():
+        share = ratio(seconds[name], seconds[other])
+        print(f"  {name} / {other}: {share:.2f}   target {judge(share, target)}")
 
 
 def bench_pipeline(clone: Path) -> None:
@@ -104,7 +81,7 @@ def bench_pipeline(clone: Path) -> None:
     def unchanged() -> None:
         subprocess.run(command, cwd=clone, env=environment, check=True, stdout=subprocess.DEVNULL)
 
-    seconds = median(alternate({"unchanged": unchanged}, rounds=5)["unchanged"])
+    seconds = typical(alternate({"unchanged": unchanged}, rounds=5)["unchanged"])
     print(f"\nUnchanged dvc repro\n  {seconds:.2f} s   target {judge(seconds, UNCHANGED_TARGET_SECONDS, ' s')}")
 
 
@@ -169,54 +146,89 @@ def bench_training(clone: Path) -> None:
         },
         rounds=7,
     )
-    print_ratios(f"Training, {epochs} epochs at one thread", seconds, {"tutorial": 0.9})
-    share, floor = (ratio(seconds, "LSTM kernels alone", other) for other in ("ours", "tutorial"))
+    print_times(f"Training, {epochs} epochs at one thread", seconds, {("ours", "tutorial"): 0.9})
+    share, floor = (ratio(seconds["LSTM kernels alone"], seconds[other]) for other in ("ours", "tutorial"))
     print(f"  torch's LSTM kernels are {share:.0%} of ours; alone they take {floor:.2f} of the tutorial's time")
 
 
 def bench_latency(clone: Path) -> None:
-    """One sequence through the exported file, the stock export and PyTorch, at one thread."""
-    model = load_checkpoint(clone / "models" / "pytorch" / "classifier.pt").model
-    stock = TutorialModel(model.config.options["hidden_size"]).eval()
-    for part, ours in ((stock.lstm, model.network.rnn), (stock.linear, model.network.linear)):
+    """One sequence through the exported file, the stock export and PyTorch, at one thread.
+
+    The stock export is of the tutorial's own model with our weights; that of our model shows what is due to the model.
+    """
+    checkpoint = clone / "models" / "pytorch" / "classifier.pt"
+    eager = PyTorchRunner(checkpoint, threads=1)
+    tutorial = TutorialModel(eager.model.config.options["hidden_size"]).eval()
+    for part, ours in ((tutorial.lstm, eager.model.network.rnn), (tutorial.linear, eager.model.network.linear)):
         part.load_state_dict(ours.state_dict())  # type: ignore[union-attr]
-    stock_file = clone / "stock.onnx"
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            stock,
-            (torch.zeros(2, 6, 1),),
-            stock_file,
-            dynamo=True,
-            dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
-            external_data=False,
-        )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    ours_session, stock_session = (
-        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        for path in (clone / "models" / "onnx" / "classifier-fp32.onnx", stock_file)
-    )
-    sequence = np.random.default_rng(0).random((1, 6, 1), dtype=np.float32) * 10
-    tensor = torch.from_numpy(sequence)
-    ours_input, stock_input = ours_session.get_inputs()[0].name, stock_session.get_inputs()[0].name
-
-    def eager() -> None:
-        with torch.inference_mode():
-            model(tensor)
-
+    data = Prepared(clone / "data" / "prepared").split("test")
+    example = (torch.from_numpy(data.sequences[:2]),)
+    stock = {"tutorial's": tutorial, "our": eager.model}
+    sessions = {"ours": OnnxRunner(clone / "models" / "onnx" / "classifier-fp32.onnx", threads=1)}
+    for name, model in stock.items():
+        export_stock(model, example, clone / "stock.onnx")
+        sessions[f"stock export of {name} model"] = OnnxRunner(clone / "stock.onnx", threads=1)
+    one = Batch(data.sequences[:1], None)
     seconds = alternate(
-        {
-            "ours": lambda: ours_session.run(None, {ours_input: sequence}),
-            "stock torch.onnx.export": lambda: stock_session.run(None, {stock_input: sequence}),
-            "torch eager": eager,
-        },
+        {name: session.call(one) for name, session in sessions.items()}
+        | {"ours with I/O binding": sessions["ours"].bound_call(one), "torch eager": eager.call(one)},
         rounds=50,
-        calls=200,
+        turn_seconds=0.005,
     )
-    print_ratios("Latency of one sequence", seconds, {"stock torch.onnx.export": 0.75, "torch eager": 0.2})
+    stock_name = "stock export of tutorial's model"
+    targets = {
+        ("ours", stock_name): 0.75,
+        ("ours with I/O binding", stock_name): 0.6,
+        ("ours", "torch eager"): 0.2,
+    }
+    print_times("Latency of one sequence, one thread", seconds, targets)
+
+
+def bench_architectures(clone: Path) -> None:
+    """Sizes and latency of every architecture with its committed options; neither depends on how long it is trained."""
+    os.chdir(clone)
+    schema = Prepared(clone / "data" / "prepared").schema
+    section = read_params("architecture", ArchitectureParams)
+    one = Batch(Prepared(clone / "data" / "prepared").split("test").sequences[:1], None)
+    rows: dict[str, list[str]] = {}
+    calls = {}
+    for name in sorted(ARCHITECTURES):
+        config = ModelConfig(
+            features=schema.features,
+            time_steps=schema.time_steps,
+            classes=schema.classes,
+            ragged=schema.ragged,
+            standardize=False,
+            architecture=name,
+            options=section.model_copy(update={"name": name}).options,
+        )
+        folder = clone / "architectures" / name
+        checkpoint, onnx, *packages = (
+            folder / file for file in ("classifier.pt", "fp32.onnx", "fp32.mlpackage", "fp16.mlpackage")
+        )
+        folder.mkdir(parents=True)
+        save_checkpoint(checkpoint, Checkpoint(SequenceClassifier(config).eval(), {}))
+        run_stage(export_onnx, checkpoint, onnx)
+        run_stage(export_coreml, checkpoint, *packages)
+        facts = inspect_file(onnx)
+        sizes = [facts.bytes, *(inspect_file(package).bytes for package in packages)]
+        rows[name] = [f"{facts.weights:,}", *(f"{size:,} B" for size in sizes)]
+        calls[name, "onnx"] = OnnxRunner(onnx, threads=1).call(one)
+        calls[name, "torch"] = PyTorchRunner(checkpoint, threads=1).call(one)
+    seconds = alternate(calls, rounds=20, turn_seconds=0.005)
+    print("\nArchitectures, untrained: size of each file, latency of one sequence at one thread\n")
+    columns = ("", "weights", "ONNX fp32", "Core ML fp32", "Core ML fp16", "ONNX Runtime", "torch eager")
+    table = [
+        (name, *row, *(f"{typical(seconds[name, runtime]) * 1e3:.3f} ms" for runtime in ("onnx", "torch")))
+        for name, row in rows.items()
+    ]
+    print(tabulate(table, columns, "plain", disable_numparse=True, colalign=("left", *["right"] * 6)))
+
+
+def run_stage(stage: ModuleType, *paths: Path) -> None:
+    """Run a stage in this process, with the parameters in the current folder."""
+    sys.argv = [f"{stage.__name__}.py", *map(str, paths)]
+    stage.main()
 
 
 def main() -> None:
@@ -226,6 +238,7 @@ def main() -> None:
         bench_pipeline(clone)
         bench_training(clone)
         bench_latency(clone)
+        bench_architectures(clone)
         os.chdir(PROJECT)
 
 

@@ -5,39 +5,57 @@ import sys
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("file", "executed by", "accuracy", "macro F1", "loss", "error", "tolerance", "parity")
+from tabulate import tabulate
+
+COLUMNS = ("file", "executed by", "accuracy", "macro F1", "error", "tolerance", "size", "latency", "parity")
+ALIGNMENT = ("left", "left", *["right"] * 6, "left")
+
+Figures = dict[str, Any]
 
 
-def line(name: str, figures: dict[str, Any] | None, parity: dict[str, Any] | None) -> tuple[str, ...]:
-    """One row of the table; the error is relative to the standard deviation of PyTorch's logits."""
-    task = ("", "", "")
-    if figures:
-        task = (f"{figures['accuracy']:.2%}", f"{figures['macro_f1']:.4f}", f"{figures['loss']:.4f}")
+def line(
+    name: str, figures: Figures | None, parity: Figures | None, size: Figures | None, timings: Figures | None
+) -> tuple[str, ...]:
+    """One row of the table.
+
+    The error is relative to the standard deviation of PyTorch's logits; the latency is the median at batch 1 with one
+    thread, empty for a file that was not timed here.
+    """
+    task = (f"{figures['accuracy']:.2%}", f"{figures['macro_f1']:.4f}") if figures else ("", "")
+    threads = timings and (timings.get("one_thread") or timings.get("all_threads"))
+    cost = (
+        f"{size['bytes'] / 1e3:.1f} kB" if size else "",
+        f"{threads['latency_ms']['p50'] * 1e3:.1f} µs" if threads else "",
+    )
     if parity is None:
-        return (name, "pytorch", *task, "", "", "the reference")
+        return (name, "pytorch", *task, "", "", *cost, "the reference")
     verdict = "verified" if parity["passed"] else "; ".join(parity["problems"])
     if "relative_error" not in parity:
-        return (name, parity.get("executor", ""), *task, "", "", verdict)
-    return (name, parity["executor"], *task, f"{parity['relative_error']:.1e}", f"{parity['tolerance']:.0e}", verdict)
+        return (name, parity.get("executor", ""), *task, "", "", *cost, verdict)
+    error = (f"{parity['relative_error']:.1e}", f"{parity['tolerance']:.0e}")
+    return (name, parity["executor"], *task, *error, *cost, verdict)
+
+
+def read(name: str) -> Figures:
+    """The figures of a metrics file, by format and precision."""
+    content: Figures = json.loads(Path("metrics", f"{name}.json").read_bytes())
+    return content
 
 
 def main() -> None:
     """Read the committed metrics and print the table."""
     try:
-        evaluation = json.loads(Path("metrics/evaluate.json").read_bytes())
-        verification = json.loads(Path("metrics/verify.json").read_bytes())
+        sources = [read("evaluate"), read("verify"), read("size"), read("benchmark")["files"]]
     except FileNotFoundError as error:
         print(f"show_metrics: error: {error.filename}: no such file; `dvc repro` writes it", file=sys.stderr)
         sys.exit(1)
-    rows = [COLUMNS] + [
-        line(f"{file_format} {precision}", evaluated.get(precision), verified.get(precision))
+    evaluation, verification, *_ = sources
+    rows = [
+        line(f"{file_format} {precision}", *(source.get(file_format, {}).get(precision) for source in sources))
         for file_format in evaluation | verification
-        for evaluated, verified in [(evaluation.get(file_format, {}), verification.get(file_format, {}))]
-        for precision in sorted(evaluated | verified)
+        for precision in sorted(evaluation.get(file_format, {}) | verification.get(file_format, {}))
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(tabulate(rows, COLUMNS, "plain", disable_numparse=True, colalign=ALIGNMENT))
 
 
 if __name__ == "__main__":

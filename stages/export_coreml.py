@@ -48,6 +48,9 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
     ct = import_coremltools()
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     config = checkpoint.model.config
+    passes = ct.PassPipeline.DEFAULT
+    # For the Neural Engine, it would have sizes and indices cast to 16 bits and back: none of these nets gains by it.
+    passes.remove_passes({"common::add_int16_cast"})
     batch = ct.RangeDim(lower_bound=1, upper_bound=params.largest_batch, default=params.default_batch)
     time = time_axis(config, names, params)
     axes = {names.input_name: (batch, time, len(config.features)), names.lengths_name: (batch,)}
@@ -62,6 +65,7 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
             outputs=[ct.TensorType(names.output_name, dtype=np.float32)],
             convert_to="mlprogram",
             minimum_deployment_target=ct.target[params.deployment_target],
+            pass_pipeline=passes,
             compute_precision={
                 "fp32": ct.precision.FLOAT32,
                 "fp16": ct.transform.FP16ComputePrecision(

@@ -25,7 +25,8 @@ Rows = tuple[Floats, Lengths | None]
 """Sequences (rows, time, features), and of ragged data their lengths (rows,)."""
 
 CHUNK_BYTES = 2**26  # of the split, mapped into memory at once
-TIME_PROBE_ROWS = 4
+MADE_UP_ROWS = 64
+MADE_UP_SPREAD = 3
 
 
 class Params(StageParams):
@@ -88,17 +89,25 @@ def probe_batch(runtime: Runtime, data: Prepared, logits: Floats, batch_size: in
     }
 
 
-def probe_time(runtime: Runtime, data: Prepared, time: int, batch_size: int) -> list[list[float]] | None:
-    """Logits of the first rows, cut to or repeated up to another number of time steps; None if they are not finite.
+def made_up(data: Prepared, time: int) -> Rows:
+    """Sequences unlike any of the data, of any number of time steps.
 
-    Every runtime is given the same, so that `verify` can compare them with PyTorch's. Of ragged data the lengths go
-    from one step to all.
+    Each value is taken from another row, and put further from its feature's mean. What the data hide shows here: a part
+    that only matters outside their range, or where values that always go together do not. Of ragged data the lengths go
+    from one step to all, and what comes after them is no zero.
     """
-    sequences, lengths = read_rows(data, np.arange(TIME_PROBE_ROWS) % data.schema.rows["test"])
-    repeated = sequences[:, np.arange(time) % data.schema.time_steps]
-    if lengths is not None:
-        lengths = np.linspace(1, time, TIME_PROBE_ROWS).astype(np.int32)
-    logits = np.concatenate(list(batches(runtime, (repeated, lengths), batch_size)))
+    schema, test = data.schema, data.split("test")
+    rows, steps, features = np.ogrid[:MADE_UP_ROWS, :time, : len(schema.features)]
+    mixed = (rows + steps * len(schema.features) + features) % len(test.sequences)
+    values = test.sequences[mixed, steps % schema.time_steps, features]
+    mean = np.array(schema.mean)
+    lengths = np.linspace(1, time, MADE_UP_ROWS).astype(np.int32) if schema.ragged else None
+    return (mean + MADE_UP_SPREAD * (values - mean)).astype(np.float32), lengths
+
+
+def probe_made_up(runtime: Runtime, data: Prepared, time: int, batch_size: int) -> list[list[float]] | None:
+    """Logits of made-up sequences, for `verify` to compare with PyTorch's of the same; None if some are not finite."""
+    logits = np.concatenate(list(batches(runtime, made_up(data, time), batch_size)))
     return logits.tolist() if np.isfinite(logits).all() else None
 
 
@@ -115,15 +124,17 @@ def execute(path: Path, data: Prepared, params: Params, file: Path) -> dict[str,
     interface = runtime.interface
     largest = min(params.batch_size, interface.largest_batch or params.batch_size)
     batch_size = 1 if runtime.batch_dependent else largest
-    times = [time for time in params.probe_times if interface.largest_time is None or time <= interface.largest_time]
+    times = [
+        time
+        for time in sorted({data.schema.time_steps, *(params.probe_times if interface.dynamic_time else [])})
+        if interface.largest_time is None or time <= interface.largest_time
+    ]
     try:
         predict(runtime, data, batch_size, path.name, file)
         logits = np.load(file, mmap_mode="r")
         sizes = sorted({*params.probe_batches, interface.largest_batch or largest})
         probes = {str(size): probe_batch(runtime, data, logits, size) for size in sizes}
-        time_probes = {
-            str(time): probe_time(runtime, data, time, batch_size) for time in times if interface.dynamic_time
-        }
+        unseen = {str(time): probe_made_up(runtime, data, time, batch_size) for time in times}
     except Exception as error:  # what a runtime raises has no common base
         raise StageError(f"{path}: {runtime.executor} failed: {one_line(error)}") from None
     return {
@@ -134,7 +145,7 @@ def execute(path: Path, data: Prepared, params: Params, file: Path) -> dict[str,
         "batch_dependent": runtime.batch_dependent,
         "batch_size": batch_size,
         "probes": probes,
-        "time_probes": time_probes,
+        "made_up": unseen,
     }
 
 

@@ -43,7 +43,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     set_params(folder, SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for _, script, *paths in commands().values():
+        for _, script, *paths in commands(folder).values():
             patch.setattr(sys, "argv", [script, *paths])
             run(importlib.import_module(Path(script).stem).main)
     return folder
@@ -56,4 +56,13 @@ def workspace(
     """A copy of the small run, to be changed."""
     folder = tmp_path / "workspace"
     shutil.copytree(small_run, folder)
+    return Workspace(folder, monkeypatch, capsys)
+
+
+@pytest.fixture
+def empty_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workspace:
+    """A folder with nothing but params.yaml."""
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    shutil.copy2(ROOT / "params.yaml", folder)
     return Workspace(folder, monkeypatch, capsys)

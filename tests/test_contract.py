@@ -12,6 +12,7 @@ from typing import Any
 
 from shared import AVX2_KERNELS, has_avx2
 from shared.params import StageParams
+from tests.support import items_of
 
 import pytest
 from ruamel.yaml import YAML
@@ -139,29 +140,56 @@ def test_imports_inside_functions_and_files_named_by_a_stage_count_as_dependenci
 
 @every_stage
 def test_params_are_the_sections_that_the_script_reads(name: str) -> None:
-    assert sorted(EXPANDED[name].get("params", [])) == sorted(sections(STAGES / f"{name}.py"))
+    listed = EXPANDED[name].get("params", [])
+    assert sorted({entry.partition(".")[0] for entry in listed}) == sorted(sections(STAGES / f"{name}.py"))
+
+
+@every_stage
+def test_a_section_is_listed_whole_or_all_its_keys_but_the_list_that_dvc_repeats_the_stage_for(name: str) -> None:
+    repeated = PIPELINE["stages"][name].get("foreach", "")
+    for section, model_name in sections(STAGES / f"{name}.py").items():
+        keys = getattr(importlib.import_module(name), model_name).model_fields
+        expected = [f"{section}.{key}" for key in keys if f"${{{section}.{key}}}" != repeated]
+        listed = [entry for entry in EXPANDED[name]["params"] if entry.partition(".")[0] == section]
+        assert sorted(listed) in ([section], sorted(expected))
+
+
+def models() -> dict[str, type[StageParams]]:
+    """What validates each section of params.yaml, which a stage reads or, one of them, a command."""
+    scripts = {name: STAGES / f"{name}.py" for name in EXPANDED} | {"commands.gate": ROOT / "commands" / "gate.py"}
+    found = {}
+    for module, script in scripts.items():
+        for section, model_name in sections(script).items():
+            found[section] = getattr(importlib.import_module(module), model_name)
+            assert issubclass(found[section], StageParams)
+    return found
 
 
 def test_every_section_and_key_of_params_yaml_is_read_and_nothing_else_is() -> None:
-    read: dict[str, list[str]] = {}
-    for name in EXPANDED:
-        for section, model_name in sections(STAGES / f"{name}.py").items():
-            model = getattr(importlib.import_module(name), model_name)
-            assert issubclass(model, StageParams)
-            read[section] = list(model.model_fields)
+    read = {section: list(model.model_fields) for section, model in models().items()}
     assert {section: list(keys) for section, keys in PARAMS.items()} == read
 
 
 def test_every_key_has_no_default_in_code() -> None:
     """Each value lives in params.yaml alone."""
-    for name in EXPANDED:
-        for model_name in sections(STAGES / f"{name}.py").values():
-            model: type[StageParams] = getattr(importlib.import_module(name), model_name)
-            assert all(field.is_required() for field in model.model_fields.values())
+    for model in models().values():
+        assert all(field.is_required() for field in model.model_fields.values())
+
+
+def test_no_stage_depends_on_the_gate() -> None:
+    """What a regression is can be changed without running anything."""
+    assert not [name for name, stage in EXPANDED.items() if "gate" in stage.get("params", [])]
 
 
 def test_every_model_is_a_dvc_artifact() -> None:
-    models = [out for stage in EXPANDED.values() for out in paths_of(stage, "outs") if out.startswith("models/")]
+    """Of the variants that params.yaml lists: DVC repeats stages, but not artifacts."""
+    models = [
+        out.replace("${item}", item)
+        for name, stage in PIPELINE["stages"].items()
+        for item in (items_of(stage, PARAMS) if "foreach" in stage else [""])
+        for out in paths_of(EXPANDED[name], "outs")
+        if out.startswith("models/")
+    ]
     assert sorted(artifact["path"] for artifact in PIPELINE["artifacts"].values()) == sorted(models)
 
 

@@ -24,6 +24,7 @@ import torch
 
 Predictions = dict[str, Prediction]
 Defaults = tuple[ExportParams, verify.Params]
+DYNAMIC = ", where a name is a dynamic axis"
 ONNX = "models/onnx/classifier-fp32.onnx"
 
 
@@ -45,7 +46,7 @@ def problems(found: Prediction, predictions: Predictions, defaults: Defaults, ac
     reference = find_reference(list(predictions.values()))
     tolerance = params.tolerance["onnx" if found.format == "onnx" else "coreml"][found.precision]
     scale = verify.measure(reference.logits)
-    figures, _ = verify.verify(found, reference, scale, names, tolerance, accuracy_loss)
+    figures, _ = verify.verify(found, reference, scale, names, params, tolerance, accuracy_loss)
     listed: list[str] = figures["problems"]
     return listed
 
@@ -139,16 +140,16 @@ def changed(prediction: Prediction, part: str, **values: Any) -> Prediction:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"input_name": "x"}, "interface: input_name is 'x'; expected 'sequence'"),
-        ({"output_name": "y"}, "interface: output_name is 'y'; expected 'logits'"),
-        ({"input_axes": ["batch", 7, 1]}, "interface: the axes after the batch are [7, 1]; expected [6, 1]"),
-        ({"input_axes": [3, 6, 1]}, "interface: the batch axis is fixed at 3; expected a dynamic one"),
-        (
-            {"dtypes": ["float32", "float16"]},
-            "interface: the tensors are ['float32', 'float16']; expected ['float32', 'float32']",
-        ),
-        ({"lengths_name": "steps"}, "interface: lengths_name is 'steps'; expected None"),
-        ({"classes": ["0", "2", "1"]}, "interface: the stored classes are ['0', '2', '1']; expected ['0', '1', '2']"),
+        ({"input_name": "x"}, "input_name 'x'; expected 'sequence'"),
+        ({"output_name": "y"}, "output_name 'y'; expected 'logits'"),
+        ({"lengths_name": "steps"}, "lengths_name 'steps'; expected None"),
+        ({"dtypes": ["float32", "float16"]}, "dtypes ['float32', 'float16']; expected ['float32', 'float32']"),
+        ({"features": ["x"]}, "features ['x']; expected ['value']"),
+        ({"classes": ["0", "2", "1"]}, "classes ['0', '2', '1']; expected ['0', '1', '2']"),
+        ({"input_axes": ["n", 7, 1]}, f"input_axes ['n', 7, 1]; expected ['batch', 6, 1]{DYNAMIC}"),
+        ({"input_axes": [3, 6, 1]}, f"input_axes [3, 6, 1]; expected ['batch', 6, 1]{DYNAMIC}"),
+        ({"input_axes": []}, f"input_axes []; expected ['batch', 6, 1]{DYNAMIC}"),
+        ({"output_axes": [1, 3]}, f"output_axes [1, 3]; expected ['batch', 3]{DYNAMIC}"),
     ],
 )
 def test_another_interface_is_caught(
@@ -158,7 +159,8 @@ def test_another_interface_is_caught(
     problem: str,
 ) -> None:
     assert problems(predictions["onnx-fp32"], predictions, defaults) == []
-    assert problems(changed(predictions["onnx-fp32"], "interface", **values), predictions, defaults) == [problem]
+    found = problems(changed(predictions["onnx-fp32"], "interface", **values), predictions, defaults)
+    assert found == [f"interface: {problem}"]
 
 
 @pytest.mark.parametrize(

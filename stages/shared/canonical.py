@@ -1,14 +1,15 @@
 """Byte-stable ONNX and mlpackage: equal models give equal bytes, on another day, in another folder, in another process.
 
 The exporters write the checkout's folder, the date, random identifiers and hash-ordered maps into their files; here
-those are dropped or derived from the content.
+those are dropped or derived from the content, and a Core ML program is written in fewer bytes.
 """
 
 import json
 import uuid
 from pathlib import Path
 
-from shared.quiet import import_coremltools
+from shared.lean_package import shrink
+from shared.mlpackage import MANIFEST, model_file, read_model
 
 import onnx
 
@@ -16,7 +17,8 @@ import onnx
 def canonical_onnx(model: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
     """Serialise an ONNX model with `metadata` as its only `metadata_props`.
 
-    Per-node metadata and doc strings (which hold source paths) are cleared.
+    Per-node metadata and doc strings (which hold source paths) are cleared, and the shapes of what is computed on the
+    way, which every reader infers.
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     model.doc_string = ""
@@ -41,7 +43,8 @@ def _public_version(version: str) -> str:
 def _clear_notes(graph: onnx.GraphProto) -> None:
     graph.doc_string = ""
     del graph.metadata_props[:]
-    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output, *graph.initializer):
         value.doc_string = ""
         del value.metadata_props[:]
     for node in graph.node:
@@ -60,13 +63,10 @@ def _clear_node(node: onnx.NodeProto) -> None:
 def canonicalize_mlpackage(package: Path) -> None:
     """Rewrite a saved mlpackage in place: no dates, maps in order, identifiers derived from the item's path.
 
-    The folder's format is Core ML's: `Manifest.json` names the items below `Data/` by identifiers, which are random
-    UUIDs when coremltools saves; a reader only needs them to be distinct.
+    `Manifest.json` names the items below `Data/` by identifiers, which are random UUIDs when coremltools saves; a
+    reader only needs them to be distinct.
     """
-    import_coremltools()
-    from coremltools.proto import Model_pb2
-
-    manifest_file = package / "Manifest.json"
+    manifest_file = package / MANIFEST
     manifest = json.loads(manifest_file.read_text())
     identifiers = {
         old: str(uuid.uuid5(uuid.NAMESPACE_URL, item["path"])).upper()
@@ -74,17 +74,17 @@ def canonicalize_mlpackage(package: Path) -> None:
     }
     manifest["itemInfoEntries"] = {identifiers[old]: item for old, item in manifest["itemInfoEntries"].items()}
     manifest["rootModelIdentifier"] = identifiers[manifest["rootModelIdentifier"]]
-    root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    manifest_file.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
+    manifest_file.write_text(json.dumps(manifest, sort_keys=True, separators=(",", ":")) + "\n")
 
-    model_file = package / "Data" / root
-    model = Model_pb2.Model.FromString(model_file.read_bytes())
+    model = read_model(package)
     notes = model.description.metadata.userDefined
     for key in list(notes):
         if key.endswith("conversion_date"):
             del notes[key]
         elif key.startswith("com.github.apple.coremltools."):
             notes[key] = _public_version(notes[key])
+    shrink(model)
     content = model.SerializeToString(deterministic=True)
-    model_file.unlink()
-    model_file.write_bytes(content)
+    file = model_file(package)
+    file.unlink()
+    file.write_bytes(content)

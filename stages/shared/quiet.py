@@ -1,8 +1,11 @@
-"""Import coremltools without its messages about what a plain Linux installation lacks."""
+"""Import coremltools quickly, and without its messages about what a plain Linux installation lacks."""
 
 import importlib
 import logging
+import sys
 from types import ModuleType
+
+CONVERTERS_ONLY = ("torch", "sklearn")  # what coremltools imports for its converters alone: most of its own import time
 
 
 def import_coremltools() -> ModuleType:
@@ -10,11 +13,17 @@ def import_coremltools() -> ModuleType:
 
     On import it warns that the Core ML framework is absent (everywhere but on macOS) and that it was not tested with
     the installed versions of torch and scikit-learn. Pinned versions and our own tests answer that.
+
+    A process that has not imported torch by then converts nothing from it, so coremltools does not get to see it.
     """
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    hidden = {} if "coremltools" in sys.modules else {name: None for name in CONVERTERS_ONLY if name not in sys.modules}
+    sys.modules.update(hidden)  # type: ignore[arg-type]  # None: importing it fails, as if it were not installed
     try:
         return importlib.import_module("coremltools")
     finally:
         logger.setLevel(level)
+        for name in hidden:
+            del sys.modules[name]

@@ -29,7 +29,9 @@ class Interface:
         lengths_name: Name of the input of lengths; None where there is none, or the format has no names.
         output_name: Name of the output tensor; None where the format has no names.
         input_axes: Of the input tensor: a size, or the name or the range ("1..4096") of a dynamic axis.
+        output_axes: The same of the output; None where the file declares none, as Core ML does if a size is dynamic.
         dtypes: Of the input, the lengths if there are any, and the output.
+        features: Names of the values at each time step, in the order of the input's last axis.
         classes: Names of the classes, in the order of the logits.
         largest_batch: The largest batch that the file accepts; None if there is no limit.
         dynamic_time: Whether the file accepts sequences of any number of time steps.
@@ -40,7 +42,9 @@ class Interface:
     lengths_name: str | None
     output_name: str | None
     input_axes: list[int | str]
+    output_axes: list[int | str] | None
     dtypes: list[str]
+    features: list[str]
     classes: list[str]
     largest_batch: int | None
     dynamic_time: bool
@@ -86,17 +90,17 @@ def open_runtime(path: Path) -> Runtime:
     )
 
 
-def stored_classes(path: Path, metadata: dict[str, str]) -> list[str]:
-    """The class names that an exporter stored as JSON.
+def stored_names(path: Path, metadata: dict[str, str], key: str) -> list[str]:
+    """The names of the classes or of the features that an exporter stored as JSON.
 
     Raises:
         StageError: It stored none, or none that can be read.
     """
     try:
-        classes = json.loads(metadata["classes"])
+        names = json.loads(metadata[key])
     except (KeyError, ValueError):
-        raise StageError(f"{path}: its metadata holds no list of classes") from None
-    return [str(name) for name in classes]
+        raise StageError(f"{path}: its metadata holds no list of {key}") from None
+    return [str(name) for name in names]
 
 
 class PyTorchRuntime:
@@ -119,7 +123,9 @@ class PyTorchRuntime:
             lengths_name=None,
             output_name=None,
             input_axes=["batch", config.time_steps, len(config.features)],
+            output_axes=["batch", len(config.classes)],
             dtypes=["float32", *(["int32"] if config.ragged else []), "float32"],
+            features=config.features,
             classes=config.classes,
             largest_batch=None,
             dynamic_time=config.any_time,
@@ -141,28 +147,23 @@ class OnnxRuntime:
     executor = "onnxruntime"
 
     def __init__(self, path: Path) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's exceptions have no common base
-            raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
+        self._session = open_session(path, threads=1)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         source, lengths, target = _named_tensors(
             path, inputs, outputs, {tensor.name: ONNX_DTYPES.get(tensor.type, tensor.type) for tensor in inputs}
         )
         tensors = [tensor for tensor in (source, lengths, target) if tensor is not None]
         axes = list(source.shape)
+        metadata = self._session.get_modelmeta().custom_metadata_map
         self.interface = Interface(
             input_name=source.name,
             lengths_name=lengths and lengths.name,
             output_name=target.name,
             input_axes=axes,
+            output_axes=list(target.shape),
             dtypes=[ONNX_DTYPES.get(tensor.type, tensor.type) for tensor in tensors],
-            classes=stored_classes(path, self._session.get_modelmeta().custom_metadata_map),
+            features=stored_names(path, metadata, "features"),
+            classes=stored_names(path, metadata, "classes"),
             largest_batch=_size(axes, 0),
             dynamic_time=len(axes) > 1 and isinstance(axes[1], str),
             largest_time=_size(axes, 1),
@@ -175,6 +176,25 @@ class OnnxRuntime:
         inputs = _by_name(self.interface, batch, lengths)
         logits: Floats = self._session.run([self.interface.output_name], inputs)[0]
         return logits
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, with that many threads for each operation.
+
+    Raises:
+        StageError: The file is no ONNX file, or one that the runtime refuses.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        # From its bytes: weights in a second file would be left behind where this one is shipped.
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions have no common base
+        raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
 
 
 ONNX_DTYPES = {
@@ -262,18 +282,29 @@ def _coreml_interface(
 ) -> Interface:
     dtypes = {name: str(tensor.dtype) for name, tensor in inputs.items()}
     source, lengths, target = _named_tensors(path, list(inputs.values()), list(outputs.values()), dtypes)
-    bounds = list(source.bounds or [(size, size) for size in source.shape])
+    bounds = _bounds(source)
     return Interface(
         input_name=source.name,
         lengths_name=lengths and lengths.name,
         output_name=target.name,
-        input_axes=[low if low == high else f"{low}..{'' if high is None else high}" for low, high in bounds],
+        input_axes=_in_words(bounds),
+        output_axes=_in_words(_bounds(target)) or None,
         dtypes=[str(tensor.dtype) for tensor in (source, lengths, target) if tensor is not None],
-        classes=stored_classes(path, metadata),
+        features=stored_names(path, metadata, "features"),
+        classes=stored_names(path, metadata, "classes"),
         largest_batch=bounds[0][1] if bounds else None,
         dynamic_time=len(bounds) > 1 and bounds[1][0] != bounds[1][1],
         largest_time=bounds[1][1] if len(bounds) > 1 else None,
     )
+
+
+def _bounds(tensor: Any) -> list[tuple[int, int | None]]:
+    """The lowest and the highest size of every axis; of an output with a dynamic axis Core ML declares none."""
+    return list(tensor.bounds or [(size, size) for size in tensor.shape])
+
+
+def _in_words(bounds: list[tuple[int, int | None]]) -> list[int | str]:
+    return [low if low == high else f"{low}..{'' if high is None else high}" for low, high in bounds]
 
 
 def _named_tensors(

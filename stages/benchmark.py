@@ -1,0 +1,236 @@
+"""Measure what each file costs: prepared data and all models in; sizes and timings out.
+
+`size` holds what the files alone decide, equal on every machine. `timings` holds what this machine took, which is
+another figure every time; `dvc repro --force --single-item benchmark` measures anew. Beside the exported files stand
+PyTorch's eager mode and `stock`: the same checkpoint through a plain `torch.onnx.export`. Core ML packages are timed on
+macOS alone, never on our evaluator.
+
+- `load_ms`: from the path to a model that can be called, in a new process whose runtime is imported and whose file is
+  in the page cache; the median of some processes.
+- `peak_memory_mb`: by how much the largest resident memory of that process grew, above that of importing the runtime,
+  while it loaded the file and ran a batch of 1 and one of 64.
+- `one_thread` and `all_threads`: with one thread for each operation, and with as many as the machine has cores.
+  Core ML takes no such number, and is found under `all_threads` alone.
+- `latency_ms`: percentiles of single calls at batch 1; `io_binding_latency_ms`: the same with inputs and outputs in
+  bound memory, the copy of the input included.
+- `batch_64`, `best`: sequences a second at batch 64 and at `best_batch`, by the median call.
+
+All files take turns in each round, one number of threads after the other. PyTorch computes with the kernels that
+`shared` pins, ONNX Runtime with those that it chooses.
+"""
+
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from shared.artifacts import REFERENCE, SUFFIXES, find_artifacts
+from shared.cold_start import cold_start
+from shared.inspection import FileFacts, inspect_file
+from shared.params import Count, StageParams, read_params
+from shared.predictions import nest
+from shared.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner
+from shared.sequences import Prepared, SplitArrays
+from shared.stage import StageError, parse_args, rounded, run, write_json
+from shared.timing import Call, Rounds, alternate, latency_ms, typical
+
+import numpy as np
+from pydantic import Field
+
+Key = tuple[str, str]
+"""Format and variant of a file."""
+Name = str | int
+"""What is timed: a latency by its name in the figures, a throughput by its size of batch."""
+
+EXECUTORS = {"pytorch": "pytorch", "onnx": "onnxruntime", "coreml": "coreml"}
+STOCK: Key = ("onnx", "stock")
+STANDARD_BATCH = 64
+SPINNING_SECONDS = 0.06  # ONNX Runtime's threads look for more work that long before they go to sleep
+
+
+class Params(StageParams):
+    """Section `benchmark`."""
+
+    rounds: Count
+    turn_seconds: float = Field(gt=0, le=10)
+    batch_sizes: list[Count] = Field(min_length=1)
+    cold_starts: Count
+    seed: int = Field(ge=0)
+
+
+def sizes(facts: FileFacts) -> dict[str, Any]:
+    """The figures of a file that need no run; `ops` in words, the most frequent first."""
+    ops = sorted(facts.ops.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "bytes": facts.bytes,
+        "compressed_bytes": facts.compressed_bytes,
+        "weights": facts.weights,
+        "weight_bytes": facts.weight_bytes,
+        "compressed_share": rounded(facts.compressed_share),
+        "nodes": sum(facts.ops.values()),
+        "ops": ", ".join(f"{count} {name}" for name, count in ops),
+    }
+
+
+def first_rows(split: SplitArrays, count: int) -> Batch:
+    """The first rows of a split, repeated if there are too few."""
+    rows = np.arange(count) % len(split.sequences)
+    return Batch(split.sequences[rows], None if split.lengths is None else split.lengths[rows])
+
+
+def first_use(path: Path, split: SplitArrays, repeats: int) -> dict[str, float]:
+    """Load time and peak memory, in new processes, one after the other.
+
+    Raises:
+        StageError: The file cannot be loaded, or fails on a batch.
+    """
+    batches = [first_rows(split, size) for size in (1, STANDARD_BATCH)]
+    starts = [cold_start(path, batches) for _ in range(repeats)]
+    return {
+        "load_ms": rounded(median(start.load_seconds for start in starts) * 1e3, 3),
+        "peak_memory_mb": rounded(median(start.peak_memory for start in starts) / 1e6, 3),
+    }
+
+
+def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params: Params) -> dict[Key, dict[str, Any]]:
+    """Latency and throughput of every file with that many threads."""
+    calls: dict[tuple[Key, Name], Call] = {}
+    for key, path in files.items():
+        for name, call in calls_of(open_runner(path, threads), split, params.batch_sizes).items():
+            calls[key, name] = call
+    seconds = alternate(
+        calls,
+        params.rounds,
+        params.turn_seconds,
+        params.seed,
+        group=lambda key: key[0],
+        pause_seconds=SPINNING_SECONDS if threads > 1 else 0,
+    )
+    return {key: figures({name: rounds for (of, name), rounds in seconds.items() if of == key}) for key in files}
+
+
+def calls_of(runner: Runner, split: SplitArrays, batch_sizes: list[int]) -> dict[Name, Call]:
+    """What is timed of a file: one sequence, one with I/O binding, and every size of batch that it accepts."""
+    one = first_rows(split, 1)
+    calls: dict[Name, Call] = {"latency_ms": runner.call(one)}
+    if isinstance(runner, OnnxRunner):
+        calls["io_binding_latency_ms"] = runner.bound_call(one)
+    largest = runner.largest_batch if isinstance(runner, CoreMLRunner) else None
+    for size in sorted({STANDARD_BATCH, *batch_sizes}):
+        if largest is None or size <= largest:
+            calls[size] = runner.call(first_rows(split, size))
+    return calls
+
+
+def figures(seconds: dict[Name, Rounds]) -> dict[str, Any]:
+    """Percentiles of the latencies, and sequences a second at batch 64 and at the best size."""
+    latencies = {name: latency_ms(rounds) for name, rounds in seconds.items() if isinstance(name, str)}
+    throughput = {
+        size: int(rounded(size / typical(rounds), 3)) for size, rounds in seconds.items() if isinstance(size, int)
+    }
+    best = max(throughput, key=lambda size: throughput[size])
+    return {
+        **latencies,
+        f"batch_{STANDARD_BATCH}": throughput.get(STANDARD_BATCH),
+        "best": throughput[best],
+        "best_batch": best,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the timings depend on beside the files: hardware and versions; `memory_gb` is in units of 10^9 bytes."""
+    libraries = ("torch", "onnxruntime", "coremltools", "numpy")
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gb": rounded(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 3),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{library: version(library) for library in libraries},
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name, as the system tells it."""
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    names = re.findall(r"^(?:model name|Model)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
+    return str(names[0]) if names else platform.machine()
+
+
+def benchmark(files: dict[Key, Path], split: SplitArrays, params: Params) -> dict[Key, dict[str, Any]]:
+    """All timings of every file; of one that cannot run the reason: it is for `verify` to judge."""
+    results: dict[Key, dict[str, Any]] = {}
+    for key, path in files.items():
+        if key[0] == "coreml" and platform.system() != "Darwin":
+            results[key] = {"executor": None, "reason": "Core ML runs on macOS only"}
+            continue
+        try:
+            results[key] = {"executor": EXECUTORS[key[0]], **first_use(path, split, params.cold_starts)}
+        except StageError as error:
+            results[key] = {"executor": None, "reason": str(error)}
+    runnable = {key: path for key, path in files.items() if results[key]["executor"]}
+    with_threads = {key: path for key, path in runnable.items() if key[0] != "coreml"}
+    one_thread = time_files(with_threads, split, 1, params)
+    all_threads = time_files(runnable, split, os.cpu_count() or 1, params)
+    for key in runnable:
+        results[key] |= {"one_thread": one_thread.get(key), "all_threads": all_threads[key]}
+    return results
+
+
+def export_checkpoint(checkpoint: Path, batch: Batch, path: Path) -> None:
+    """Export a checkpoint as a tutorial would."""
+    from shared.model import load_checkpoint
+    from shared.stock_export import export_stock
+
+    import torch
+
+    torch.set_num_threads(1)
+    inputs = tuple(torch.from_numpy(array) for array in batch.arrays())
+    export_stock(load_checkpoint(checkpoint).model, inputs, path)
+
+
+def main() -> None:
+    """Read the arguments and the parameters; measure every file; write sizes and timings."""
+    args = parse_args(
+        __doc__,
+        inputs={
+            "prepared": "the folder of prepared arrays",
+            "pytorch": "the folder of checkpoints",
+            "onnx": "the folder of ONNX files",
+            "coreml": "the folder of Core ML packages",
+        },
+        outputs={"size": "what each file is (JSON)", "timings": "what each file took on this machine (JSON)"},
+    )
+    params = read_params("benchmark", Params)
+    split = Prepared(args.prepared).split("test")
+    files: dict[Key, Path] = {
+        (file_format, variant): path
+        for file_format in SUFFIXES
+        for variant, path in find_artifacts(getattr(args, file_format)).items()
+    }
+    if REFERENCE not in files:
+        raise StageError(f"{args.pytorch}: no checkpoint in this folder")
+    facts = {}
+    for key, path in files.items():
+        with suppress(StageError):  # a damaged file has no facts
+            facts[key] = inspect_file(path)
+    with tempfile.TemporaryDirectory() as folder:
+        stock = Path(folder) / "stock.onnx"
+        export_checkpoint(files[REFERENCE], first_rows(split, 2), stock)
+        stock_size = inspect_file(stock)
+        results = benchmark(files | {STOCK: stock}, split, params)
+    results[STOCK] |= {"bytes": stock_size.bytes, "compressed_bytes": stock_size.compressed_bytes}
+    write_json(args.size, nest({key: sizes(found) for key, found in facts.items()}))
+    write_json(args.timings, {"machine": machine(), "files": nest(results)})
+
+
+if __name__ == "__main__":
+    run(main)

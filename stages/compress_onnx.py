@@ -1,0 +1,235 @@
+"""Compress an ONNX file: the float32 file in; one variant of it out, of the kind that its name says.
+
+    fp16          weights and computation in half precision; the tensors outside stay float32
+    int8          8-bit integers; LSTM, MatMul and Gemm compute in them, and scale their inputs batch by batch: the
+                  result of a row depends a little on the rows beside it
+    int8_weights  8-bit integers that are restored before use: smaller on disk, as slow as float32, no row on its own
+    int8_static   8-bit integers; Conv, MatMul and Gemm compute in them, with scales calibrated on the training split
+
+A new kind is a function here and its entry in `RECIPES`.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from shared.artifacts import precision_of
+from shared.canonical import canonical_onnx
+from shared.compression import check_compressed
+from shared.inspection import inspect_file
+from shared.params import Count, StageParams, closest, read_params
+from shared.sequences import Prepared
+from shared.stage import StageError, one_line, parse_args, replacing, run
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from pydantic import Field
+
+DYNAMIC_OPS = ["LSTM", "MatMul", "Gemm"]
+STATIC_OPS = ["Conv", "MatMul", "Gemm"]
+FLOAT16 = np.finfo(np.float16)
+
+OUTPUT_AXIS = {
+    ("Conv", 1): 0,
+    ("GRU", 1): 1,
+    ("GRU", 2): 1,
+    ("LSTM", 1): 1,
+    ("LSTM", 2): 1,
+    ("MatMul", 1): -1,
+    ("Gemm", 1): -1,  # the other one if transB
+}
+"""The inputs that are weights, by op and position, and which of their axes is the output's: one scale for each."""
+
+
+class Params(StageParams):
+    """Section `compress_onnx`."""
+
+    variants: list[Literal["fp16", "int8", "int8_weights", "int8_static"]]
+    minimum_share: float = Field(gt=0, le=1)
+    calibration_rows: Count
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a variant, and the type that its weights are stored in, by which it is judged."""
+
+    compress: Callable[[onnx.ModelProto, Prepared, Params], onnx.ModelProto]
+    stored_as: str
+
+
+def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights and computation in float16, inputs and outputs as they were."""
+    result: onnx.ModelProto = convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        # Its defaults would move what float16 can hold to a narrower range.
+        min_positive_val=float(FLOAT16.smallest_subnormal),
+        max_finite_val=float(FLOAT16.max),
+    )
+    return result
+
+
+def dynamic_integers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let the ops with such a kernel compute in 8-bit integers; store the other weights in them.
+
+    Raises:
+        StageError: An LSTM was left out.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        quantize_dynamic(
+            _lean(model), file, op_types_to_quantize=DYNAMIC_OPS, per_channel=True, weight_type=QuantType.QInt8
+        )
+        result = onnx.load(file)
+    if left := sum(node.op_type == "LSTM" for node in result.graph.node):
+        raise StageError(f"int8: {left} LSTM nodes were left in float32; export with the lean graph")
+    return integer_weights(result)
+
+
+def integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store weights as 8-bit integers with a scale for each output channel, which a `DequantizeLinear` restores.
+
+    It works for every op, and computes for a row what it computes for a batch.
+    """
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    axes = dict(_weight_axes(graph))
+    for name, axis in axes.items():
+        if name not in tensors or tensors[name].data_type != TensorProto.FLOAT:
+            continue
+        weights = numpy_helper.to_array(tensors[name])
+        others = tuple(other for other in range(weights.ndim) if other != axis % weights.ndim)
+        largest = np.abs(weights).max(axis=others, keepdims=True)
+        scales = np.where(largest > 0, largest, 1) / np.float32(127)
+        integers = np.round(weights / scales).astype(np.int8)
+        graph.initializer.remove(tensors[name])
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(integers, f"{name}_quantized"),
+                numpy_helper.from_array(scales.reshape(-1), f"{name}_scale"),
+            ]
+        )
+        inputs = [f"{name}_quantized", f"{name}_scale"]
+        graph.node.insert(0, helper.make_node("DequantizeLinear", inputs, [name], axis=axis % weights.ndim))
+    return model
+
+
+def _weight_axes(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            axis = OUTPUT_AXIS.get((node.op_type, index))
+            if axis is not None:
+                transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+                yield name, 0 if transposed else axis
+
+
+class Rows(CalibrationDataReader):  # type: ignore[misc]  # the package has no types
+    """The first rows of the training split, which `prepare` has shuffled, one batch."""
+
+    def __init__(self, model: onnx.ModelProto, data: Prepared, rows: int) -> None:
+        train = data.split("train")
+        names = [value.name for value in model.graph.input]
+        arrays = [train.sequences[:rows], *([] if train.lengths is None else [train.lengths[:rows]])]
+        self._batches = iter([dict(zip(names, arrays, strict=True))])
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the batch, then None."""
+        return next(self._batches, None)
+
+
+def static_integers(model: onnx.ModelProto, data: Prepared, rows: int) -> onnx.ModelProto:
+    """Let Conv, MatMul and Gemm compute in 8-bit integers, with the range of each tensor as seen on `rows` rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        quantize_static(
+            _lean(model),
+            file,
+            Rows(model, data, rows),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=STATIC_OPS,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return onnx.load(file)
+
+
+def _lean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Tell the quantiser that the graph needs no simplifying: `export_onnx` did it."""
+    add_pre_process_metadata(model)
+    return model
+
+
+RECIPES = {
+    "fp16": Recipe(lambda model, _data, _params: half_precision(model), "float16"),
+    "int8": Recipe(lambda model, _data, _params: dynamic_integers(model), "int8"),
+    "int8_weights": Recipe(lambda model, _data, _params: integer_weights(model), "int8"),
+    "int8_static": Recipe(lambda model, data, params: static_integers(model, data, params.calibration_rows), "int8"),
+}
+
+
+def compress(content: bytes, recipe: Recipe, data: Prepared, params: Params) -> bytes:
+    """Make one variant of an ONNX file; names, axes and metadata stay.
+
+    Raises:
+        StageError: The file is damaged.
+    """
+    try:
+        model = onnx.load_from_string(content)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's and the checker's have no common base
+        raise StageError(f"not a readable ONNX file: {one_line(error)}") from None
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    result = recipe.compress(model, data, params)
+    shorten_names(result.graph)
+    return canonical_onnx(result, metadata)
+
+
+def shorten_names(graph: onnx.GraphProto) -> None:
+    """Number everything inside the graph: the quantisers' names are a twentieth of a small file."""
+    names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    for tensor in graph.initializer:
+        tensor.name = names.setdefault(tensor.name, f"weight_{len(names)}")
+    for node in graph.node:
+        node.name = ""
+        for ends in (node.input, node.output):
+            ends[:] = [names.setdefault(name, f"value_{len(names)}") for name in ends]
+
+
+def main() -> None:
+    """Read the arguments and the parameters; write the variant, if it is what its name says."""
+    args = parse_args(
+        __doc__,
+        inputs={"onnx": "the float32 ONNX file", "prepared": "the folder of prepared arrays"},
+        outputs={"compressed": "the variant that its name says: classifier-<variant>.onnx"},
+    )
+    params = read_params("compress_onnx", Params)
+    variant = precision_of(args.compressed)
+    if variant not in RECIPES:
+        raise StageError(
+            f"{args.compressed}: unknown variant {variant!r}{closest(variant, RECIPES)}; known: {', '.join(RECIPES)}"
+        )
+    recipe = RECIPES[variant]
+    try:
+        content = compress(args.onnx.read_bytes(), recipe, Prepared(args.prepared), params)
+    except StageError as error:
+        raise StageError(f"{args.onnx}: {error}") from None
+    with replacing(args.compressed) as beside:
+        beside.write_bytes(content)
+        check_compressed(inspect_file(beside), variant, recipe.stored_as, params.minimum_share)
+
+
+if __name__ == "__main__":
+    run(main)
