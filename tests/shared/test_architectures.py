@@ -98,12 +98,14 @@ def test_what_is_in_the_padding_makes_no_difference(ragged: SequenceClassifier, 
 
 @torch.inference_mode()
 def test_how_long_the_padding_is_makes_no_difference(ragged: SequenceClassifier) -> None:
-    if not ragged.config.any_time:
-        pytest.skip("reads a fixed number of time steps")
     x, lengths = batch(ragged, 9, TIME_STEPS)
     assert lengths is not None
-    together = ragged(x, lengths)
-    longer = ragged(torch.cat([x, torch.rand(9, 4, 2)], dim=1), lengths)
+    together, padded = ragged(x, lengths), torch.cat([x, torch.rand(9, 4, 2)], dim=1)
+    if not ragged.config.any_time:
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            ragged(padded, lengths)
+        return
+    longer = ragged(padded, lengths)
     alone = torch.cat(
         [ragged(row[None, :length], lengths[i : i + 1]) for i, (row, length) in enumerate(zip(x, lengths, strict=True))]
     )
@@ -278,8 +280,8 @@ def test_one_more_architecture_is_one_file_and_a_block_of_options(small_run: Pat
     (tmp_path / "stages" / "shared" / "architectures" / "average.py").write_text(NEW_FILE)
     shutil.copy2(small_run / "params.yaml", tmp_path)
     set_params(tmp_path, {"architecture.average": {"hidden_size": 4}, "architecture.name": "average"})
-    paths = [small_run / "data" / "prepared", "classifier.pt", "train.json", "loss.csv"]
-    command = [sys.executable, tmp_path / "stages" / "train.py", *paths]
+    paths = [str(small_run / "data" / "prepared"), "classifier.pt", "train.json", "loss.csv"]
+    command = [sys.executable, str(tmp_path / "stages" / "train.py"), *paths]
     subprocess.run(command, cwd=tmp_path, env=clean_environment(), check=True)
     config = torch.load(tmp_path / "classifier.pt", weights_only=True)["config"]
     assert (config["architecture"], config["options"]) == ("average", {"hidden_size": 4})
