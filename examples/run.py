@@ -131,7 +131,8 @@ def main() -> None:
     print(f"\n{table.DATA_SET}: {sum(recording.split == 'test' for recording in recordings)} test recordings")
     run([sys.executable, "commands/show_metrics.py"], folder)
     print("\nPublished accuracy on the same split")
-    print(pd.read_csv(example / "baselines.csv").to_string(index=False, header=False))
+    for method, accuracy, source in pd.read_csv(example / "baselines.csv").itertuples(index=False):
+        print(f"{method:<24}  {accuracy:>7}  {source}")
     print(f"\nData, models and the report are in {folder}")
 
 

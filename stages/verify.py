@@ -288,7 +288,7 @@ def verify(
             errors = [error for error in made_up.values() if error is not None]
             figures |= comparison.figures | {"made_up_error": max(errors) if errors else None}
             values = check_values(figures, made_up, tolerance, params)
-    compares_batches = comparison is not None and not found.record.get("batch_dependent")
+    compares_batches = comparison is not None and not figures["batch_dependent"]
     problems = [
         *check_interface(found, reference, names),
         *check_shapes(found, reference, tolerance.relative_error * scale.deviation if compares_batches else None),
