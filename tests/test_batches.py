@@ -4,7 +4,7 @@ from pathlib import Path
 
 from shared import batches
 from shared.batches import IGNORED, Batches
-from shared.sequences import Prepared, PreparedWriter, SplitArrays
+from shared.sequences import Prepared, PreparedWriter, Schema, Split, SplitArrays
 
 import numpy as np
 import pytest
@@ -17,14 +17,33 @@ ROWS = 1003
 
 def write(folder: Path, rows: int, *, ragged: bool = False, values: int = 6) -> SplitArrays:
     """A split in which everything of a row says which row it is."""
-    writer = PreparedWriter(folder, {"train": rows, "validation": 1, "test": 1}, values, 1, ragged=ragged)
-    train = writer.splits["train"]
-    train.sequences[:] = np.arange(rows, dtype=np.float32)[:, None, None]
-    train.labels[:] = np.arange(rows) % 3
-    if train.lengths is not None:
-        train.lengths[:] = np.arange(rows) % values + 1
-    writer.close(["x"], ["a", "b", "c"], [0.0], [1.0])
+    sequences = np.repeat(np.arange(rows, dtype=np.float32), values).reshape(rows, values, 1)
+    lengths = np.arange(rows, dtype=np.int32) % values + 1
+    write_prepared(folder, SplitArrays(sequences, np.arange(rows) % 3, lengths if ragged else None))
     return Prepared(folder).split("train")
+
+
+def write_prepared(folder: Path, train: SplitArrays) -> None:
+    """A prepared folder with these rows to train, and one in each other split."""
+    rows, time_steps, features = train.sequences.shape
+    counts: dict[Split, int] = {"train": rows, "validation": 1, "test": 1}
+    schema = Schema(
+        features=["x"] * features,
+        time_steps=time_steps,
+        classes=["a", "b", "c"],
+        ragged=train.lengths is not None,
+        rows=counts,
+        class_rows={split: np.bincount(train.labels[:count], minlength=3).tolist() for split, count in counts.items()},
+        length_range=(1, time_steps),
+        filled=0,
+        mean=[0.0] * features,
+        deviation=[1.0] * features,
+    )
+    with PreparedWriter(folder, counts, time_steps, features, ragged=schema.ragged) as writer:
+        for split, count in counts.items():
+            lengths = np.full(count, time_steps, np.int32) if train.lengths is None else train.lengths[:count]
+            writer.append(split, train.sequences[:count], train.labels[:count], lengths)
+    writer.finish(schema)
 
 
 @pytest.fixture
@@ -124,9 +143,9 @@ def resident() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for the memory in use")
 def test_a_long_epoch_takes_no_more_memory_than_the_buffer(tmp_path: Path) -> None:
-    writer = PreparedWriter(tmp_path / "p", {"train": 200_000, "validation": 1, "test": 1}, 200, 1, ragged=False)
-    writer.close(["x"], ["a", "b"], [0.0], [1.0])  # 160 MB that the disk does not hold: zeros are not written
-    del writer
+    zeros = np.zeros((200_000, 200, 1), np.float32)  # 160 MB that are not held: they are never written to
+    write_prepared(tmp_path / "p", SplitArrays(zeros, np.zeros(len(zeros), np.int64), None))
+    del zeros
     dealt = Batches(Prepared(tmp_path / "p").split("train"), 2000, seed=0, device=CPU)
     before, most = resident(), 0
     for batch in dealt.epoch(0):
