@@ -5,7 +5,7 @@
 A clone of the last commit in a temporary folder gets a Parquet table, a split of 80 : 10 : 10 and one epoch of
 mini-batches. Then each stage's command runs as a process of its own, as DVC would start it, in an order that DVC could
 choose. Peak memory is the most that was ever resident of that process. Run it on an otherwise idle machine; the largest
-table takes some minutes and about 3 GB of disk.
+table takes some minutes and about 3 GB of disk. (`verify` may fail, and say so: a model of one epoch decides by less.)
 """
 
 import argparse
@@ -68,7 +68,7 @@ def stage_commands(folder: Path) -> dict[str, str]:
     with Repo(str(folder)) as repo:
         graph = repo.index.graph
         order = TopologicalSorter({stage: list(graph[stage]) for stage in graph}).static_order()
-        return {stage.addressing: stage.cmd for stage in order}
+        return {stage.addressing.rpartition(":")[2]: stage.cmd for stage in order}
 
 
 def measure(command: str, folder: Path) -> Usage:
