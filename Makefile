@@ -1,7 +1,7 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format browser example bench apple-tests clean
+.PHONY: help repro test lint format browser example bench bench-scale apple-tests clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,6 +43,9 @@ example: $(INSTALLED)  ## Run real recordings through the pipeline: NAME=basic_m
 
 bench: $(INSTALLED)  ## Measure speed, as ratios in one run
 	@$(RUN) python commands/bench.py
+
+bench-scale: $(INSTALLED)  ## Measure time and memory of every stage at 10,000 to 10,000,000 sequences
+	@$(RUN) python commands/bench_scale.py $(SEQUENCES)
 
 apple-tests: $(INSTALLED)  ## Run Apple's own tests against our Core ML evaluator (about half an hour)
 	@$(RUN) python tests/apple_tests/run.py --suite all --jobs 2 --report docs/coreml_coverage.md
