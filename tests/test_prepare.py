@@ -184,6 +184,7 @@ def test_sequences_of_one_length_carry_no_lengths(empty_workspace: Workspace) ->
         ([10, 9, 2], None, ["2", "9", "10"]),
         ([0.5, -1.0, 2.0], None, ["-1.0", "0.5", "2.0"]),
         (["10", "b", "9"], None, ["10", "9", "b"]),
+        (["10", "nan", "9"], None, ["10", "9", "nan"]),
         (["NA", "None", "walking"], None, ["NA", "None", "walking"]),
         ([2, 0, 1], [1, 2, 0], ["1", "2", "0"]),
         (["b", "a", "b"], ["c", "b", "a"], ["c", "b", "a"]),
