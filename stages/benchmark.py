@@ -110,9 +110,8 @@ def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params:
             try:
                 call()
             except Exception as error:  # what a runtime raises has no common base
-                raise StageError(
-                    f"{path}: {EXECUTORS[key[0]]} failed, {name if isinstance(name, str) else f'batch {name}'}: {one_line(error)}"
-                ) from None
+                what = f"batch {name}" if isinstance(name, int) else name
+                raise StageError(f"{path}: {EXECUTORS[key[0]]} failed at {what}: {one_line(error)}") from None
             calls[key, name] = call
     seconds = alternate(
         calls,
