@@ -15,7 +15,7 @@ from typing import Any
 
 from shared.stage import run
 from tests.edits import Array, Onnx, Package
-from tests.support import ROOT, SMALL, Workspace, commands, rejections, set_params
+from tests.support import EXPORTS_ONLY, ROOT, SMALL, Workspace, commands, rejections, set_params
 
 import numpy as np
 import onnx
@@ -54,6 +54,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     set_params(
         folder,
         SMALL
+        | EXPORTS_ONLY
         | {
             "train.standardize": True,
             "architecture.lstm": lstm,
