@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export_coreml import Params as CoreMLParams
 from shared import AVX2_KERNELS
 from shared.architectures import ArchitectureParams, Choice
+from shared.export import ExportParams
 from shared.model import ModelConfig, SequenceClassifier
 from shared.stage import run
 
@@ -27,11 +29,17 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 WRITTEN = ("data", "models", "metrics")
 
+ABSENT = object()
+
 SMALL = {
     "generate.rows": 700,
     "prepare.train_size": 200,
     "train.epochs": 20,
     "export_coreml.largest_batch": 64,
+    "compress_coreml.variants": ["palette6", "sparse50_palette4"],
+    "verify.tolerance.coreml.int8": ABSENT,
+    "verify.tolerance.coreml.palette4": ABSENT,
+    "verify.tolerance.coreml.sparse50": ABSENT,
     "predict.batch_size": 256,
     "benchmark.rounds": 1,
     "benchmark.turn_seconds": 1e-3,
@@ -39,9 +47,17 @@ SMALL = {
 }
 """A run that takes a tenth of the default one's time, and still computes logits that are worth comparing."""
 
+EXPORTS_ONLY = {
+    "compress_onnx.variants": [],
+    "compress_coreml.variants": [],
+    **{f"verify.tolerance.onnx.{variant}": ABSENT for variant in ("fp16", "int8")},
+    **{f"verify.tolerance.coreml.{variant}": ABSENT for variant in ("palette6", "sparse50_palette4")},
+}
+"""On top of `SMALL`: nothing is compressed."""
+
 
 def set_params(folder: Path, values: dict[str, Any]) -> None:
-    """Change values in a folder's params.yaml; the rest of the file stays as it is."""
+    """Change values in a folder's params.yaml, `ABSENT` takes a key out; the rest of the file stays as it is."""
     yaml = YAML()
     file = folder / "params.yaml"
     content = yaml.load(file)
@@ -50,7 +66,10 @@ def set_params(folder: Path, values: dict[str, Any]) -> None:
         section = content
         for part in sections:
             section = section[part]
-        section[name] = value
+        if value is ABSENT:
+            del section[name]
+        else:
+            section[name] = value
     yaml.dump(content, file)
 
 
@@ -75,6 +94,18 @@ def classifier(
         options=architecture(name, **options).options,
     )
     return SequenceClassifier(config).eval()
+
+
+EXPORT_NAMES = ExportParams(
+    input_name="samples",
+    lengths_name="steps",
+    output_name="scores",
+    dynamic_time=False,
+    version="2.1.0",
+    description="A description",
+)
+EXPORT_PARAMS = CoreMLParams(deployment_target="iOS17", default_batch=2, largest_batch=20, largest_time=10)
+"""With which tests export a `classifier`."""
 
 
 def clean_environment() -> dict[str, str]:
