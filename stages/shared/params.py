@@ -1,6 +1,7 @@
 """A section of params.yaml -> a validated, frozen object."""
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_params(section: str, model: type[Params]) -> Params:
             the message names the key, what was found and what is allowed.
     """
     try:
-        sections = YAML(typ="safe", pure=True).load(PARAMS_FILE.read_text(encoding="utf-8"))
+        sections = _parse(PARAMS_FILE.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StageError(f"{PARAMS_FILE}: no such file; run from the project's folder") from None
     except YAMLError as error:
@@ -62,6 +63,12 @@ def read_params(section: str, model: type[Params]) -> Params:
     except ValidationError as error:
         messages = [_explain(section, detail, model) for detail in error.errors()]
         raise StageError(f"{PARAMS_FILE}: " + "; ".join(messages)) from None
+
+
+@functools.cache
+def _parse(text: str) -> Any:
+    """The content of a YAML file: parsed once, however many sections a stage reads."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _explain(section: str, detail: Any, model: type[StageParams]) -> str:
