@@ -127,7 +127,8 @@ class Package:
         """Overwrite the numbers of a constant by as many."""
         value, old = self.value(op_type, argument, index), self.get(op_type, argument, index)
         assert values.shape == old.shape
-        values = values.astype(old.dtype)
+        with np.errstate(over="ignore"):
+            values = values.astype(old.dtype)
         if value.HasField("blobFileValue"):
             _, _, size, offset = BLOB.unpack_from(self.weights, value.blobFileValue.offset)
             self.weights[offset : offset + size] = values.tobytes()
