@@ -242,9 +242,10 @@ def check_values(
             for time, error in made_up.items()
         ),
     ):
-        if error is None or error > allowed:
-            found = "not finite" if error is None else f"{error}"
-            return [f"values: {words} is {found}; allowed: {allowed}"]
+        if error is None:
+            return [f"values: {words} is not finite"]
+        if error > allowed:
+            return [f"values: {words} {error} is above the tolerance {allowed}"]
     return []
 
 
@@ -271,6 +272,7 @@ def verify(
         "executor": found.record["executor"],
         "executor_version": found.record["executor_version"],
         "platform": found.record["platform"],
+        "batch_dependent": bool(found.record.get("batch_dependent")),
         "tolerance": tolerance.relative_error,
         "accuracy_loss": accuracy_loss,
         "allowed_accuracy_loss": tolerance.accuracy_loss,
@@ -286,7 +288,7 @@ def verify(
             errors = [error for error in made_up.values() if error is not None]
             figures |= comparison.figures | {"made_up_error": max(errors) if errors else None}
             values = check_values(figures, made_up, tolerance, params)
-    compares_batches = comparison is not None and not found.record.get("batch_dependent")
+    compares_batches = comparison is not None and not figures["batch_dependent"]
     problems = [
         *check_interface(found, reference, names),
         *check_shapes(found, reference, tolerance.relative_error * scale.deviation if compares_batches else None),

@@ -40,9 +40,9 @@ class Onnx:
     def set_constant(self, name: str, value: Array) -> None:
         for tensor in self.graph.initializer:
             if tensor.name == name:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
                 return
-        self.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
 
     def set_attribute(self, op_type: str, name: str, value: Any) -> None:
         node = self.node(op_type)
@@ -100,9 +100,10 @@ class Package:
         """The first operation of a type."""
         return next(op for op in self.block.operations if op.type == op_type)
 
-    def name(self, op_type: str, argument: str) -> str:
-        """The name of what an operation is given."""
-        return str(self.op(op_type).inputs[argument].arguments[0].name)
+    def name(self, op_type: str, argument: str, index: int = 0) -> str:
+        """The name of what an operation is given: the first of its type, or a later one."""
+        ops = [op for op in self.block.operations if op.type == op_type]
+        return str(ops[index].inputs[argument].arguments[0].name)
 
     def value(self, name: str) -> Any:
         """The value of a constant, as the program holds it."""

@@ -455,7 +455,7 @@ def rename(model: onnx.ModelProto) -> None:
     model.graph.input[0].name = "x"
     for node in model.graph.node:
         node.input[:] = ["x" if name == "sequence" else name for name in node.input]
-    onnx.helper.set_model_props(model, {"classes": '["a", "b", "c"]'})
+    onnx.helper.set_model_props(model, {"classes": '["a", "b", "c"]', "features": '["value"]'})
 
 
 def lengthen(model: onnx.ModelProto) -> None:
@@ -502,7 +502,7 @@ def test_a_file_for_longer_sequences_is_refused_with_its_axis(workspace: Workspa
 
 def test_a_file_without_stored_classes_is_refused(workspace: Workspace) -> None:
     path = workspace.folder / ONNX
-    path.write_bytes(canonical_onnx(onnx.load(path), {}))
+    path.write_bytes(canonical_onnx(onnx.load(path), {"features": '["value"]'}))
     assert rejections(workspace, "onnx") == {"fp32": f"executed: {ONNX}: its metadata holds no list of classes"}
 
 
