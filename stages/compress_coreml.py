@@ -1,6 +1,6 @@
 """Compress an mlpackage: one exported package in; one variant of it out, of the kind that its name says.
 
-The name is one step, or two joined by `_` that are applied one after the other (from iOS 18 on):
+The name is one step, or `sparse` and one of the others joined by `_` (which Core ML takes from iOS 18 on):
 
     sparse50      the 50 % of a tensor's weights that are nearest to zero become zero, and only the others are stored
     palette4      each weight becomes one of 16 values (4 bits), which k-means chooses for its tensor
@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 STEP = re.compile(r"(sparse|palette|int)(\d+)")
 ALLOWED = {"sparse": range(1, 100), "palette": (1, 2, 3, 4, 6, 8), "int": (4, 8)}
-KNOWN = "sparse1 to sparse99, palette1, 2, 3, 4, 6 or 8, int4 or int8, or two of them in this order joined by '_'"
+KNOWN = "sparse1 to sparse99, palette1, 2, 3, 4, 6 or 8, int4 or int8, or sparse and one of the others joined by '_'"
 IOS18 = 9  # its specification version
 
 
@@ -46,16 +46,15 @@ def parse_variant(variant: str) -> list[Step]:
     """Read a variant's name.
 
     Raises:
-        ValueError: It names no steps, or not in their order.
+        ValueError: It names no step, or two that do not go together.
     """
     found = [STEP.fullmatch(word) for word in variant.split("_")]
     steps = [Step(match[1], int(match[2])) for match in found if match]
-    order = [list(ALLOWED).index(step.kind) for step in steps]
+    kinds = [step.kind for step in steps]
     if (
-        len(steps) != len(found)
-        or len(steps) > 2
-        or order != sorted(set(order))
+        len(steps) < len(found)
         or any(step.amount not in ALLOWED[step.kind] for step in steps)
+        or (len(kinds) > 1 and kinds not in (["sparse", "palette"], ["sparse", "int"]))
     ):
         raise ValueError(f"unknown variant {variant!r}; known: {KNOWN}")
     return steps
@@ -108,6 +107,7 @@ def compress(package: Path, steps: list[Step], smallest_tensor: int) -> Any:
         for number, step in enumerate(steps):
             method, config = methods[step.kind](step.amount)
             result = method(result, cto.OptimizationConfig(global_config=config), joint_compression=number > 0)
+    result.user_defined_metadata["deployment_target"] = ct.target(result.get_spec().specificationVersion).name
     return result
 
 
@@ -121,7 +121,6 @@ def expected_form(steps: list[Step], specification_version: int) -> str:
         ("int",): integers,
         ("sparse", "palette"): "lut_to_sparse+sparse_to_dense",
         ("sparse", "int"): "sparse_blockwise_shift_scale+sparse_to_dense",
-        ("palette", "int"): f"{integers}+lut_to_dense",
     }
     return forms[tuple(kinds)]
 

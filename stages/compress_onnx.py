@@ -77,8 +77,29 @@ def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
         # Its defaults would move what float16 can hold to a narrower range.
         min_positive_val=float(FLOAT16.smallest_subnormal),
         max_finite_val=float(FLOAT16.max),
+        node_block_list=list(not_to_round(model.graph)),
     )
     return result
+
+
+def not_to_round(graph: onnx.GraphProto) -> Iterator[str]:
+    """The nodes that stay in float32, as they do in the half-precision mlpackage.
+
+    Those that standardise raw values, which may be too large for float16 or too close to each other; and those that
+    make masks and positions out of lengths and step numbers, which float16 cannot count above 2048.
+    """
+    sequence = graph.input[0].name
+    constants = {tensor.name for tensor in graph.initializer}
+    raw, computed = {sequence}, {sequence}
+    for node in graph.node:
+        first, *others = node.input
+        standardizes = node.op_type in {"Sub", "Div", "Mul"} and first in raw and set(others) <= constants
+        if standardizes:
+            raw.update(node.output)
+        if node.op_type != "Shape" and computed & set(node.input):
+            computed.update(node.output)
+        if standardizes or not computed & set(node.output):
+            yield node.name
 
 
 def dynamic_integers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -201,11 +222,11 @@ def shorten_names(graph: onnx.GraphProto) -> None:
     """Number everything inside the graph: the quantisers' names are a twentieth of a small file."""
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
     for tensor in graph.initializer:
-        tensor.name = names.setdefault(tensor.name, f"weight_{len(names)}")
+        tensor.name = names.setdefault(tensor.name, f"w{len(names)}")
     for node in graph.node:
         node.name = ""
         for ends in (node.input, node.output):
-            ends[:] = [names.setdefault(name, f"value_{len(names)}") for name in ends]
+            ends[:] = [names.setdefault(name, f"v{len(names)}") for name in ends]
 
 
 def main() -> None:

@@ -80,7 +80,9 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
     for name in examples:
         model.input_description[name] = texts[name]
     model.output_description[names.output_name] = texts[names.output_name]
-    model.user_defined_metadata.update(describe(names, checkpoint))
+    model.user_defined_metadata.update(
+        describe(names, checkpoint) | {"deployment_target": params.deployment_target}  # the oldest system that runs it
+    )
     return model
 
 
