@@ -222,7 +222,7 @@ def bench_architectures(clone: Path) -> None:
         (name, *row, *(f"{typical(seconds[name, runtime]) * 1e3:.3f} ms" for runtime in ("onnx", "torch")))
         for name, row in rows.items()
     ]
-    print(tabulate(table, columns, "plain", disable_numparse=True, colalign=("left", *["right"] * 6)))
+    print(tabulate([columns, *table], tablefmt="plain", disable_numparse=True, colalign=("left", *["right"] * 6)))
 
 
 def run_stage(stage: ModuleType, *paths: Path) -> None:

@@ -1,10 +1,11 @@
 """Dealing a split out in batches: every row once, at random, in little memory."""
 
 from pathlib import Path
+from typing import Any
 
 from shared import batches
 from shared.batches import IGNORED, Batches
-from shared.sequences import Prepared, PreparedWriter, SplitArrays
+from shared.sequences import SplitArrays
 
 import numpy as np
 import pytest
@@ -15,21 +16,28 @@ CPU = torch.device("cpu")
 ROWS = 1003
 
 
+def open_map(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap[Any, Any]:
+    """A new array of zeros, which take no room on the disk until they are written to."""
+    array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    return array
+
+
 def write(folder: Path, rows: int, *, ragged: bool = False, values: int = 6) -> SplitArrays:
     """A split in which everything of a row says which row it is."""
-    writer = PreparedWriter(folder, {"train": rows, "validation": 1, "test": 1}, values, 1, ragged=ragged)
-    train = writer.splits["train"]
-    train.sequences[:] = np.arange(rows, dtype=np.float32)[:, None, None]
-    train.labels[:] = np.arange(rows) % 3
-    if train.lengths is not None:
-        train.lengths[:] = np.arange(rows) % values + 1
-    writer.close(["x"], ["a", "b", "c"], [0.0], [1.0])
-    return Prepared(folder).split("train")
+    sequences = open_map(folder / "sequences.npy", (rows, values, 1), np.float32)
+    labels = open_map(folder / "labels.npy", (rows,), np.int64)
+    lengths = open_map(folder / "lengths.npy", (rows,), np.int32)
+    sequences[:] = np.arange(rows, dtype=np.float32)[:, None, None]
+    labels[:] = np.arange(rows) % 3
+    lengths[:] = np.arange(rows) % values + 1
+    for array in (sequences, labels, lengths):
+        array.flush()
+    return SplitArrays(sequences, labels, lengths if ragged else None)
 
 
 @pytest.fixture
 def arrays(tmp_path: Path) -> SplitArrays:
-    return write(tmp_path / "prepared", ROWS, ragged=True)
+    return write(tmp_path, ROWS, ragged=True)
 
 
 @pytest.fixture
@@ -124,10 +132,9 @@ def resident() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for the memory in use")
 def test_a_long_epoch_takes_no_more_memory_than_the_buffer(tmp_path: Path) -> None:
-    writer = PreparedWriter(tmp_path / "p", {"train": 200_000, "validation": 1, "test": 1}, 200, 1, ragged=False)
-    writer.close(["x"], ["a", "b"], [0.0], [1.0])  # 160 MB that the disk does not hold: zeros are not written
-    del writer
-    dealt = Batches(Prepared(tmp_path / "p").split("train"), 2000, seed=0, device=CPU)
+    sequences = open_map(tmp_path / "sequences.npy", (200_000, 200, 1), np.float32)  # 160 MB
+    labels = open_map(tmp_path / "labels.npy", (200_000,), np.int64)
+    dealt = Batches(SplitArrays(sequences, labels, None), 2000, seed=0, device=CPU)
     before, most = resident(), 0
     for batch in dealt.epoch(0):
         assert batch.labels.sum() == 0

@@ -7,6 +7,7 @@ import predict
 import verify
 from shared.export import ExportParams
 from shared.params import read_params
+from shared.parity import measure
 from shared.predictions import Prediction
 from shared.runtimes import open_runtime
 from shared.sequences import Prepared
@@ -80,7 +81,6 @@ def test_a_time_axis_that_is_dynamic_in_name_alone_is_caught(workspace: Workspac
     )
     assert list(found.record["made_up"]) == list(reference.record["made_up"]) == ["3", "6", "20"]
     names, params = read_params("export", ExportParams), read_params("verify", verify.Params)
-    scale = verify.measure(reference.logits)
-    figures, _ = verify.verify(found, reference, scale, names, params, params.tolerance["onnx"]["fp32"], 0.0)
+    figures, _ = verify.verify(found, reference, measure(reference.logits), names, params, 0.0)
     assert bool(figures["problems"]) == frozen
     assert all("20 time steps" in problem for problem in figures["problems"])
