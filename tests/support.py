@@ -21,8 +21,10 @@ from shared import AVX2_KERNELS
 from shared.architectures import ArchitectureParams, Choice
 from shared.export import ExportParams
 from shared.model import ModelConfig, SequenceClassifier
+from shared.sequences import PreparedWriter, Schema, Split, SplitArrays
 from shared.stage import run
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -281,3 +283,29 @@ def rejections(workspace: Workspace, file_format: str) -> dict[str, str]:
         for precision, figures in verified[file_format].items()
         if not figures["passed"]
     }
+
+
+def write_prepared(folder: Path, splits: dict[Split, SplitArrays], features: list[str], classes: list[str]) -> None:
+    """Write a prepared folder; mean and deviation are zero and one, whatever the rows are."""
+    train = splits["train"]
+    counts = {split: len(arrays.labels) for split, arrays in splits.items()}
+    time_steps = train.sequences.shape[1]
+    schema = Schema(
+        features=features,
+        time_steps=time_steps,
+        classes=classes,
+        ragged=train.lengths is not None,
+        rows=counts,
+        class_rows={
+            split: np.bincount(arrays.labels, minlength=len(classes)).tolist() for split, arrays in splits.items()
+        },
+        length_range=(1, time_steps),
+        filled=0,
+        mean=[0.0] * len(features),
+        deviation=[1.0] * len(features),
+    )
+    with PreparedWriter(folder, counts, time_steps, len(features), ragged=schema.ragged) as writer:
+        for split, arrays in splits.items():
+            lengths = np.full(counts[split], time_steps, np.int32) if arrays.lengths is None else arrays.lengths
+            writer.append(split, arrays.sequences, arrays.labels, lengths)
+    writer.finish(schema)

@@ -10,10 +10,10 @@ from shared.architectures import ARCHITECTURES
 from shared.inspection import inspect_file
 from shared.model import Checkpoint, SequenceClassifier
 from shared.runtimes import Floats, open_runtime
-from shared.sequences import Prepared, PreparedWriter
+from shared.sequences import Prepared, Split, SplitArrays
 from shared.stage import StageError
 from shared.stock_export import export_stock
-from tests.support import EXPORT_NAMES, Workspace, classifier
+from tests.support import EXPORT_NAMES, Workspace, classifier, write_prepared
 
 import numpy as np
 import onnx
@@ -32,16 +32,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Prepared]:
     found = {}
     for ragged in RAGGED:
         folder = tmp_path_factory.mktemp("prepared") / "data"
-        writer = PreparedWriter(folder, {"train": 64, "validation": 1, "test": 50}, 5, 2, ragged=ragged)
         generator = np.random.default_rng(0)
-        for arrays in writer.splits.values():
-            arrays.sequences[:] = generator.normal(size=arrays.sequences.shape)
-            arrays.labels[:] = 0
-            if arrays.lengths is not None:
-                arrays.lengths[:] = generator.integers(1, 6, len(arrays.lengths))
-        writer.close(["x", "y"], ["on", "off", "none"], [0.0, 0.0], [1.0, 1.0])
+        rows: dict[Split, int] = {"train": 64, "validation": 1, "test": 50}
+        splits = {split: random_rows(count, generator, ragged=ragged) for split, count in rows.items()}
+        write_prepared(folder, splits, ["x", "y"], ["on", "off", "none"])
         found[ragged] = Prepared(folder)
     return found
+
+
+def random_rows(count: int, generator: np.random.Generator, *, ragged: bool) -> SplitArrays:
+    sequences = generator.normal(size=(count, 5, 2)).astype(np.float32)
+    lengths = generator.integers(1, 6, count, np.int32) if ragged else None
+    return SplitArrays(sequences, np.zeros(count, np.int64), lengths)
 
 
 def row_by_row(path: Path, data: Prepared) -> Floats:
