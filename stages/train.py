@@ -214,7 +214,8 @@ def validate(model: SequenceClassifier, batches: Batches, processes: Processes) 
         loss += cross_entropy(logits, batch.labels, reduction="sum").item()
         correct += (logits.argmax(dim=1) == batch.labels).sum().item()
     model.train()
-    loss, correct = processes.sum(torch.tensor([loss, correct], dtype=torch.float64)).tolist()
+    if processes.count > 1:
+        loss, correct = processes.sum(torch.tensor([loss, correct], dtype=torch.float64)).tolist()
     return loss / batches.rows, correct / batches.rows
 
 

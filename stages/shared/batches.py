@@ -94,12 +94,12 @@ class Batches:
         for index in range(first_step // steps, -(-self.rows // self.buffer_rows)):
             buffer = self._fill(number, index)
             order = self._order(number, index, len(buffer[0]))
-            weights = self._weights(buffer[0] if order is None else buffer[0][order])
-            for step in range(max(first_step - index * steps, 0), len(weights)):
-                start = step * self.batch_size
+            weights = self._weights(buffer[0], order)
+            for start in range(max(first_step - index * steps, 0) * self.batch_size, len(buffer[0]), self.batch_size):
                 stop = min(start + self.batch_size, len(buffer[0]))
                 labels, *inputs = self._share(buffer, order, start, stop)
-                yield Batch(tuple(inputs), labels, stop - start, weights[step])
+                weight = weights[start // self.batch_size] if weights else float(stop - start)
+                yield Batch(tuple(inputs), labels, stop - start, weight)
 
     def _fill(self, epoch: int, index: int) -> list[Tensor]:
         """The labels, sequences and lengths of the buffer with this index, as they were read."""
@@ -134,9 +134,12 @@ class Batches:
         order = np.random.default_rng([self.seed, epoch, index]).permutation(rows)
         return torch.from_numpy(order).to(self.processes.device)
 
-    def _weights(self, labels: Tensor) -> list[float]:
-        """The weight of each batch of a buffer, whose labels are in order."""
-        weights = np.ones(len(labels)) if self.class_weights is None else self.class_weights[labels.cpu().numpy()]
+    def _weights(self, labels: Tensor, order: Tensor | None) -> list[float]:
+        """The weight of each batch of a buffer, if classes have one."""
+        if self.class_weights is None:
+            return []
+        dealt = labels if order is None else labels[order]
+        weights = self.class_weights[dealt.cpu().numpy()]
         summed: list[float] = np.add.reduceat(weights, np.arange(0, len(labels), self.batch_size)).tolist()
         return summed
 
