@@ -1,14 +1,14 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format browser bench apple-tests clean
+.PHONY: help repro test lint format browser example bench apple-tests clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 # DVC runs `python ...`: let that be this environment's. Paths are relative, for a checkout with a space in its path.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-SOURCES := stages commands tests
+SOURCES := stages commands examples tests
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
 help:  ## Explain the targets
@@ -37,6 +37,9 @@ browser:  ## Make sure that a browser is there for the tests of the pages: insta
 	if ! command -v apt-get >/dev/null; then echo 'Chromium or Google Chrome is needed: install one' >&2; exit 1; fi; \
 	as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	$$as_root apt-get update --quiet && $$as_root apt-get install --yes --quiet --no-install-recommends chromium
+
+example: $(INSTALLED)  ## Run real recordings through the pipeline: NAME=basic_motions or NAME=japanese_vowels
+	@$(RUN) python examples/run.py $(NAME)
 
 bench: $(INSTALLED)  ## Measure speed, as ratios in one run
 	@$(RUN) python commands/bench.py

@@ -57,3 +57,12 @@ def workspace(
     folder = tmp_path / "workspace"
     shutil.copytree(small_run, folder)
     return Workspace(folder, monkeypatch, capsys)
+
+
+@pytest.fixture
+def empty_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workspace:
+    """A folder with nothing but params.yaml."""
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    shutil.copy2(ROOT / "params.yaml", folder)
+    return Workspace(folder, monkeypatch, capsys)

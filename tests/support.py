@@ -1,6 +1,7 @@
 """Real projects in temporary folders: run by DVC as a user would, or by calling the stages in this process."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -157,6 +158,12 @@ def copy_repository(folder: Path) -> Project:
     return project
 
 
+@functools.cache
+def read_yaml(text: str) -> Any:
+    """The content of a YAML file; not to be changed."""
+    return YAML(typ="safe").load(text)
+
+
 def items_of(stage: dict[str, Any], params: dict[str, Any]) -> list[str]:
     """What a `foreach` stage is repeated for: a list of its own, or `${section.key}`, a list of params.yaml."""
     listed = stage["foreach"]
@@ -168,9 +175,9 @@ def items_of(stage: dict[str, Any], params: dict[str, Any]) -> list[str]:
 
 def commands(folder: Path = ROOT) -> dict[str, list[str]]:
     """Every stage of dvc.yaml, `foreach` written out with a folder's parameters, and its command in words."""
-    params = YAML(typ="safe").load(folder / "params.yaml")
+    params = read_yaml((folder / "params.yaml").read_text())
     found = {}
-    for name, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
+    for name, stage in read_yaml((ROOT / "dvc.yaml").read_text())["stages"].items():
         if "foreach" in stage:
             for item in items_of(stage, params):
                 found[f"{name}@{item}"] = shlex.split(stage["do"]["cmd"].replace("${item}", item))

@@ -1,6 +1,7 @@
 """A section of params.yaml -> a validated, frozen object."""
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -73,11 +74,17 @@ def read_sections() -> dict[str, dict[str, Any]]:
 
 def _read_file() -> Any:
     try:
-        return YAML(typ="safe", pure=True).load(PARAMS_FILE.read_text(encoding="utf-8"))
+        return _parse(PARAMS_FILE.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StageError(f"{PARAMS_FILE}: no such file; run from the project's folder") from None
     except YAMLError as error:
         raise StageError(f"{PARAMS_FILE}: not valid YAML: {one_line(error)}") from None
+
+
+@functools.cache
+def _parse(text: str) -> Any:
+    """The content of a YAML file: parsed once, however many sections a stage reads."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _explain(section: str, detail: Any, model: type[StageParams]) -> str:
