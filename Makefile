@@ -1,11 +1,7 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
 .PHONY: help repro test lint format browser example bench bench-scale apple-tests clean
-=======
-.PHONY: help repro test lint format browser example bench apple-tests clean
->>>>>>> h/report
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,24 +31,15 @@ format: $(INSTALLED)  ## Format the sources and sort their imports
 	@$(RUN) ruff check --fix $(SOURCES)
 	@$(RUN) ruff format $(SOURCES)
 
-<<<<<<< HEAD
 example: $(INSTALLED)  ## Run real recordings through the pipeline: NAME=basic_motions or NAME=japanese_vowels
 	@$(RUN) python examples/run.py $(NAME)
 
-=======
->>>>>>> h/report
 browser:  ## Make sure that a browser is there for the tests of the pages: installs Debian's Chromium if need be
 	@for program in $(BROWSERS); do if command -v "$$program" >/dev/null; then exit 0; fi; done; \
 	if [ -d "/Applications/Google Chrome.app" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then echo 'Chromium or Google Chrome is needed: install one' >&2; exit 1; fi; \
 	as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	$$as_root apt-get update --quiet && $$as_root apt-get install --yes --quiet --no-install-recommends chromium
-<<<<<<< HEAD
-=======
-
-example: $(INSTALLED)  ## Run real recordings through the pipeline: NAME=basic_motions or NAME=japanese_vowels
-	@$(RUN) python examples/run.py $(NAME)
->>>>>>> h/report
 
 bench: $(INSTALLED)  ## Measure speed, as ratios in one run
 	@$(RUN) python commands/bench.py
