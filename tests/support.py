@@ -206,17 +206,28 @@ def items_of(stage: dict[str, Any], params: dict[str, Any]) -> list[str]:
     return [str(item) for item in listed]
 
 
+def stages() -> dict[str, Any]:
+    """The stages of dvc.yaml, as they are written there."""
+    found: dict[str, Any] = read_yaml((ROOT / "dvc.yaml").read_text())["stages"]
+    return found
+
+
+def command(stage: str) -> list[str]:
+    """The command of one stage in words; of a `foreach` stage for the item in its name."""
+    name, _, item = stage.partition("@")
+    written = stages()[name]
+    return shlex.split(written.get("do", written)["cmd"].replace("${item}", item))
+
+
 def commands(folder: Path = ROOT) -> dict[str, list[str]]:
     """Every stage of dvc.yaml, `foreach` written out with a folder's parameters, and its command in words."""
     params = read_yaml((folder / "params.yaml").read_text())
-    found = {}
-    for name, stage in read_yaml((ROOT / "dvc.yaml").read_text())["stages"].items():
-        if "foreach" in stage:
-            for item in items_of(stage, params):
-                found[f"{name}@{item}"] = shlex.split(stage["do"]["cmd"].replace("${item}", item))
-        else:
-            found[name] = shlex.split(stage["cmd"])
-    return found
+    names = [
+        name if item is None else f"{name}@{item}"
+        for name, stage in stages().items()
+        for item in (items_of(stage, params) if "foreach" in stage else [None])
+    ]
+    return {name: command(name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -233,7 +244,7 @@ class Workspace:
 
     def call(self, stage: str, *paths: str) -> str:
         """Run a stage with the arguments that dvc.yaml gives it, or others; return what it says on stderr."""
-        _, script, *usual = commands(self.folder)[stage]
+        _, script, *usual = command(stage)
         self.patch.chdir(self.folder)
         self.patch.setattr(sys, "argv", [script, *(paths or usual)])
         self.capsys.readouterr()
