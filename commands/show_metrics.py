@@ -56,7 +56,7 @@ def main() -> None:
         for file_format in evaluation | verification
         for precision in sorted(evaluation.get(file_format, {}) | verification.get(file_format, {}))
     ]
-    print(tabulate(rows, COLUMNS, "plain", disable_numparse=True, colalign=ALIGNMENT))
+    print(tabulate([COLUMNS, *rows], tablefmt="plain", disable_numparse=True, colalign=ALIGNMENT))
     print(f"latency: median of one sequence, one thread, {benchmark['machine']['cpu']}")
 
 

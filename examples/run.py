@@ -50,7 +50,7 @@ def find_wheel() -> Path:
     """The wheel of aeon, downloaded at the first call."""
     if not list(CACHE.glob("aeon-*.whl")):
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-        options = ["--require-hashes", "--requirement", EXAMPLES / "aeon.txt", "--dest", CACHE]
+        options = ["--require-hashes", "--requirement", str(EXAMPLES / "aeon.txt"), "--dest", str(CACHE)]
         result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
         if result.returncode:
             reason = result.stderr.strip().splitlines()[-1:] or ["no reason given"]

@@ -25,12 +25,14 @@ from shared.params import Count, StageParams, read_params
 from shared.quiet import import_coremltools
 from shared.stage import StageError, one_line, parse_args, replacing, run
 
+import numpy as np
 from pydantic import Field, field_validator
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 STEP = re.compile(r"(sparse|palette|int)(\d+)")
 ALLOWED = {"sparse": range(1, 100), "palette": (1, 2, 3, 4, 6, 8), "int": (4, 8)}
 KNOWN = "sparse1 to sparse99, palette1, 2, 3, 4, 6 or 8, int4 or int8, or sparse and one of the others joined by '_'"
+ADVICE = "lower smallest_tensor or minimum_share"
 IOS18 = 9  # its specification version
 
 
@@ -102,7 +104,11 @@ def compress(package: Path, steps: list[Step], smallest_tensor: int) -> Any:
         ),
     }
     # k-means sums what its threads found in the order in which they end.
-    with threadpool_limits(limits=1), contextlib.redirect_stderr(io.StringIO()):  # progress bars
+    with (
+        threadpool_limits(limits=1),
+        contextlib.redirect_stderr(io.StringIO()),  # progress bars
+        np.errstate(divide="ignore", invalid="ignore"),  # an output channel of zeros has a scale of zero
+    ):
         result = ct.models.MLModel(model, weights_dir=str(model_file(package).parent / "weights"), skip_model_load=True)
         for number, step in enumerate(steps):
             method, config = methods[step.kind](step.amount)
@@ -146,7 +152,7 @@ def main() -> None:
         model.save(str(beside))
         canonicalize_mlpackage(beside)
         form = expected_form(steps, model.get_spec().specificationVersion)
-        check_compressed(inspect_file(beside), variant, form, params.minimum_share)
+        check_compressed(inspect_file(beside), variant, form, params.minimum_share, ADVICE)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,12 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 from pydantic import Field
 
 DYNAMIC_OPS = ["LSTM", "MatMul", "Gemm"]
 STATIC_OPS = ["Conv", "MatMul", "Gemm"]
+ADVICE = "recurrent layers have no kernel for int8_static: take int8; elsewhere lower minimum_share"
 FLOAT16 = np.finfo(np.float16)
 
 OUTPUT_AXIS = {
@@ -79,6 +81,10 @@ def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
         max_finite_val=float(FLOAT16.max),
         node_block_list=list(not_to_round(model.graph)),
     )
+    drop_round_trips(result.graph)
+    graph = OnnxModel(result)
+    graph.prune_graph()
+    graph.topological_sort(is_deterministic=True)
     return result
 
 
@@ -100,6 +106,18 @@ def not_to_round(graph: onnx.GraphProto) -> Iterator[str]:
             computed.update(node.output)
         if standardizes or not computed & set(node.output):
             yield node.name
+
+
+def drop_round_trips(graph: onnx.GraphProto) -> None:
+    """Read a float32 value itself where it was cast to float16 and back, as the converter does with every input."""
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    originals = {
+        name: casts[cast.input[0]].input[0]
+        for name, cast in casts.items()
+        if cast.attribute[0].i == TensorProto.FLOAT and cast.input[0] in casts
+    }
+    for node in graph.node:
+        node.input[:] = [originals.get(name, name) for name in node.input]
 
 
 def dynamic_integers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -249,7 +267,7 @@ def main() -> None:
         raise StageError(f"{args.onnx}: {error}") from None
     with replacing(args.compressed) as beside:
         beside.write_bytes(content)
-        check_compressed(inspect_file(beside), variant, recipe.stored_as, params.minimum_share)
+        check_compressed(inspect_file(beside), variant, recipe.stored_as, params.minimum_share, ADVICE)
 
 
 if __name__ == "__main__":

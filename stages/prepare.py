@@ -185,9 +185,12 @@ def order_classes(labels: list[str], params: Params, path: Path) -> list[str]:
     if len(labels) < 2:
         raise StageError(f"{path}: every label is {labels[0]!r}; a classifier needs two classes")
     try:
-        return sorted(labels, key=lambda name: (float(name), name))
+        values = {label: float(label) for label in labels}
     except ValueError:
         return sorted(labels)
+    if not all(map(math.isfinite, values.values())):  # "nan" is a name
+        return sorted(labels)
+    return sorted(labels, key=lambda label: (values[label], label))
 
 
 def check_lengths(rows: Rows, params: Params, path: Path) -> tuple[int, int]:
@@ -220,7 +223,7 @@ def check_groups(rows: Rows, groups: list[str], table: Table) -> None:
         StageError: It names the group and a row of it.
     """
     split_of = np.full(len(groups), -1)
-    for start, stop in rows.chunks(BLOCK_ROWS if rows.groups and rows.given else len(rows)):
+    for start, stop in rows.chunks(BLOCK_ROWS):
         group, given = rows.groups.read(start, stop), rows.given.read(start, stop)
         new = split_of[group] < 0
         split_of[group[new][::-1]] = given[new][::-1]  # backwards, because the last of equal groups is kept

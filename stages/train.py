@@ -5,7 +5,9 @@ wrote, in a hidden file beside the checkpoint, and ends in the bytes of an unint
 """
 
 import math
+import operator
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
@@ -87,9 +89,9 @@ class Fit:
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.best: dict[str, Tensor] = {}
 
-    def end_step(self, mean_loss: Tensor, weight: float | Tensor) -> None:
+    def end_step(self, mean_loss: Tensor, weight: float) -> None:
         """Count a step."""
-        self.loss_sum += mean_loss.to(self.loss_sum.dtype) * weight
+        self.loss_sum.add_(mean_loss, alpha=weight)
         self.step += 1
 
     def end_epoch(self, epoch: Epoch, keep: str) -> None:
@@ -166,7 +168,7 @@ def learning_rate(step: int, steps: int, params: Params) -> float:
     return params.learning_rate * shape[params.schedule]
 
 
-def weigh_classes(choice: Literal["balanced"] | list[float] | None, schema: Schema) -> Tensor | None:
+def weigh_classes(choice: Literal["balanced"] | list[float] | None, schema: Schema) -> list[float] | None:
     """How much a row of each class counts in the training loss (None: alike); balanced as scikit-learn does it.
 
     Raises:
@@ -184,7 +186,7 @@ def weigh_classes(choice: Literal["balanced"] | list[float] | None, schema: Sche
         raise StageError(
             f"train.class_weights = {choice}: should be a number above 0 for each of {', '.join(schema.classes)}"
         )
-    return torch.tensor(choice, dtype=torch.float32)
+    return choice
 
 
 def check_hardware(params: Params, batch_size: int, processes: Processes) -> None:
@@ -232,24 +234,22 @@ def train(
     """
     torch.manual_seed(params.seed)
     torch.set_num_threads(params.threads)
-    device, place = processes.device, {"rank": processes.rank, "processes": processes.count}
-    batches = Batches(data.split("train"), params.batch_size, seed=params.seed, device=device, **place)
-    validation = Batches(data.split("validation"), VALIDATION_ROWS, seed=None, device=device, **place)
+    device = processes.device
+    class_weights = weigh_classes(params.class_weights, data.schema)
+    weights = None if class_weights is None else torch.tensor(class_weights, device=device)
+    batches = Batches(data.split("train"), params.batch_size, processes, seed=params.seed, class_weights=class_weights)
+    validation = Batches(data.split("validation"), VALIDATION_ROWS, processes, seed=None)
     check_hardware(params, batches.batch_size, processes)
-    weights = weigh_classes(params.class_weights, data.schema)
-    weights = None if weights is None else weights.to(device)
     fit = Fit(build(data.schema, params, architecture), params, device)
     if resume and (state := resume.read()):
         fit.restore(state, processes)
     model = processes.replicate(fit.model)
-    autocast = torch.autocast(
-        device.type,
-        dtype=getattr(torch, params.mixed_precision or "float32"),
-        enabled=params.mixed_precision is not None,
-    )
+    precision: AbstractContextManager[Any] = nullcontext()
+    if params.mixed_precision is not None:
+        precision = torch.autocast(device.type, dtype=getattr(torch, params.mixed_precision))
     steps = params.epochs * len(batches)
-    class_rows = torch.tensor(data.schema.class_rows["train"], device=device)
-    epoch_weight = batches.rows if weights is None else (weights * class_rows).sum().item()
+    class_rows = data.schema.class_rows["train"]
+    epoch_weight = sum(map(operator.mul, class_weights or [1.0] * len(class_rows), class_rows))
     progress = tqdm(
         desc="train", unit="seq", unit_scale=True, disable=None if processes.rank == 0 else True,
         total=params.epochs * batches.rows, initial=len(fit.epochs) * batches.rows + fit.step * batches.batch_size,
@@ -261,14 +261,12 @@ def train(
             processes.seed(params.seed, step)
             for group in fit.optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, params)
-            with autocast:
+            with precision:
                 logits = model(*batch.inputs)
-            total = len(batch.all_labels) if weights is None else weights[batch.all_labels].sum()
-            weight = total / processes.count  # whose gradients are averaged
             losses = cross_entropy(
                 logits.float(), batch.labels, weights, reduction="sum", label_smoothing=params.label_smoothing
             )
-            loss = losses / weight
+            loss = losses / (batch.weight / processes.count)  # whose gradients are averaged
             fit.optimizer.zero_grad()
             fit.scaler.scale(loss).backward()
             if params.gradient_clip is not None:
@@ -276,8 +274,8 @@ def train(
                 nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clip)
             fit.scaler.step(fit.optimizer)
             fit.scaler.update()
-            fit.end_step(loss.detach(), weight)
-            progress.update(len(batch.all_labels))
+            fit.end_step(loss.detach(), batch.weight / processes.count)
+            progress.update(batch.rows)
             if resume and resume.due():
                 resume.write(fit.state(processes))
         train_loss = processes.sum(fit.loss_sum).item() / epoch_weight

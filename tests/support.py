@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export_coreml import Params as CoreMLParams
 from shared import AVX2_KERNELS
 from shared.architectures import ArchitectureParams, Choice
+from shared.export import ExportParams
 from shared.model import ModelConfig, SequenceClassifier
+from shared.sequences import PreparedWriter, Schema, Split, SplitArrays
 from shared.stage import run
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -28,11 +32,17 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 WRITTEN = ("data", "models", "metrics")
 
+ABSENT = object()
+
 SMALL = {
     "generate.rows": 700,
     "prepare.train_size": 200,
     "train.epochs": 20,
     "export_coreml.largest_batch": 64,
+    "compress_coreml.variants": ["palette6", "sparse50_palette4"],
+    "verify.tolerance.coreml.int8": ABSENT,
+    "verify.tolerance.coreml.palette4": ABSENT,
+    "verify.tolerance.coreml.sparse50": ABSENT,
     "predict.batch_size": 256,
     "benchmark.rounds": 1,
     "benchmark.turn_seconds": 1e-3,
@@ -40,9 +50,17 @@ SMALL = {
 }
 """A run that takes a tenth of the default one's time, and still computes logits that are worth comparing."""
 
+EXPORTS_ONLY = {
+    "compress_onnx.variants": [],
+    "compress_coreml.variants": [],
+    **{f"verify.tolerance.onnx.{variant}": ABSENT for variant in ("fp16", "int8")},
+    **{f"verify.tolerance.coreml.{variant}": ABSENT for variant in ("palette6", "sparse50_palette4")},
+}
+"""On top of `SMALL`: nothing is compressed."""
+
 
 def set_params(folder: Path, values: dict[str, Any]) -> None:
-    """Change values in a folder's params.yaml; the rest of the file stays as it is."""
+    """Change values in a folder's params.yaml, `ABSENT` takes a key out; the rest of the file stays as it is."""
     yaml = YAML()
     file = folder / "params.yaml"
     content = yaml.load(file)
@@ -51,7 +69,10 @@ def set_params(folder: Path, values: dict[str, Any]) -> None:
         section = content
         for part in sections:
             section = section[part]
-        section[name] = value
+        if value is ABSENT:
+            del section[name]
+        else:
+            section[name] = value
     yaml.dump(content, file)
 
 
@@ -76,6 +97,18 @@ def classifier(
         options=architecture(name, **options).options,
     )
     return SequenceClassifier(config).eval()
+
+
+EXPORT_NAMES = ExportParams(
+    input_name="samples",
+    lengths_name="steps",
+    output_name="scores",
+    dynamic_time=False,
+    version="2.1.0",
+    description="A description",
+)
+EXPORT_PARAMS = CoreMLParams(deployment_target="iOS17", default_batch=2, largest_batch=20, largest_time=10)
+"""With which tests export a `classifier`."""
 
 
 def clean_environment() -> dict[str, str]:
@@ -250,3 +283,29 @@ def rejections(workspace: Workspace, file_format: str) -> dict[str, str]:
         for precision, figures in verified[file_format].items()
         if not figures["passed"]
     }
+
+
+def write_prepared(folder: Path, splits: dict[Split, SplitArrays], features: list[str], classes: list[str]) -> None:
+    """Write a prepared folder; mean and deviation are zero and one, whatever the rows are."""
+    train = splits["train"]
+    counts = {split: len(arrays.labels) for split, arrays in splits.items()}
+    time_steps = train.sequences.shape[1]
+    schema = Schema(
+        features=features,
+        time_steps=time_steps,
+        classes=classes,
+        ragged=train.lengths is not None,
+        rows=counts,
+        class_rows={
+            split: np.bincount(arrays.labels, minlength=len(classes)).tolist() for split, arrays in splits.items()
+        },
+        length_range=(1, time_steps),
+        filled=0,
+        mean=[0.0] * len(features),
+        deviation=[1.0] * len(features),
+    )
+    with PreparedWriter(folder, counts, time_steps, len(features), ragged=schema.ragged) as writer:
+        for split, arrays in splits.items():
+            lengths = np.full(counts[split], time_steps, np.int32) if arrays.lengths is None else arrays.lengths
+            writer.append(split, arrays.sequences, arrays.labels, lengths)
+    writer.finish(schema)

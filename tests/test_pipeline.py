@@ -9,9 +9,23 @@ from tests.support import Project, stages_that_ran
 
 import pytest
 
+ONNX = ["fp32", "fp16", "int8"]
+COREML = ["fp32", "fp16", "palette6", "sparse50_palette4"]
 EXPORTERS = ["export_onnx", "export_coreml"]
+COMPRESS_ONNX = ["compress_onnx@fp16", "compress_onnx@int8"]
+COMPRESS_COREML = ["compress_coreml@palette6", "compress_coreml@sparse50_palette4"]
 PREDICT_EXPORTED = ["predict@onnx", "predict@coreml"]
-AFTER_TRAIN = [*EXPORTERS, "predict@pytorch", *PREDICT_EXPORTED, "evaluate", "verify", "benchmark", "report"]
+AFTER_TRAIN = [
+    *EXPORTERS,
+    *COMPRESS_ONNX,
+    *COMPRESS_COREML,
+    "predict@pytorch",
+    *PREDICT_EXPORTED,
+    "evaluate",
+    "verify",
+    "benchmark",
+    "report",
+]
 EVERY_STAGE = ["generate", "prepare", "train", *AFTER_TRAIN]
 
 
@@ -32,7 +46,10 @@ def test_from_nothing_every_stage_runs_once_and_every_file_is_verified(
     assert sorted(ran) == sorted(EVERY_STAGE)
     verified = read_json(project.folder / "metrics" / "verify.json")
     found = {(file_format, precision) for file_format in verified for precision in verified[file_format]}
-    assert found == {("onnx", "fp32"), ("coreml", "fp32"), ("coreml", "fp16")}
+    assert found == {
+        *(("onnx", variant) for variant in ONNX),
+        *(("coreml", variant) for variant in COREML),
+    }
     assert all(verified[file_format][precision]["passed"] for file_format, precision in found)
     evaluated = read_json(project.folder / "metrics" / "evaluate.json")
     assert list(evaluated) == ["pytorch", "onnx", "coreml"]
@@ -56,13 +73,12 @@ def test_a_run_leaves_exactly_its_outputs(first_repro: tuple[Project, list[str]]
         "data/prepared/schema.json",
         *(f"data/prepared/{split}{kind}.npy" for split in splits for kind in ("", "_labels")),
         *(f"data/predictions/pytorch/fp32.{suffix}" for suffix in ("json", "npy")),
-        *(f"data/predictions/onnx/fp32.{suffix}" for suffix in ("json", "npy")),
-        *(f"data/predictions/coreml/fp{bits}.{suffix}" for bits in (16, 32) for suffix in ("json", "npy")),
+        *(f"data/predictions/onnx/{variant}.{suffix}" for variant in ONNX for suffix in ("json", "npy")),
+        *(f"data/predictions/coreml/{variant}.{suffix}" for variant in COREML for suffix in ("json", "npy")),
         "models/.gitkeep",
         "models/pytorch/classifier.pt",
-        "models/onnx/classifier-fp32.onnx",
-        "models/coreml/classifier-fp16.mlpackage",
-        "models/coreml/classifier-fp32.mlpackage",
+        *(f"models/onnx/classifier-{variant}.onnx" for variant in ONNX),
+        *(f"models/coreml/classifier-{variant}.mlpackage" for variant in COREML),
         *(f"metrics/{name}.json" for name in ("train", "evaluate", "verify", "size", "benchmark")),
         *(f"metrics/{name}.csv" for name in ("loss", "confusion", "parity", "flips", "size_accuracy")),
         *(f"metrics/{name}.png" for name in ("loss", "confusion", "size_accuracy", "parity")),
@@ -91,23 +107,36 @@ def test_a_changed_parameter_reruns_what_it_affects_and_nothing_else(reproduced:
 
     # Another opset is another file, which computes the same logits. (Measuring it takes long, and is seen at the end.)
     judged = ("evaluate", "verify")
-    assert ran_after("export_onnx.opset", 21, *judged) == ["export_onnx", "predict@onnx"]
+    assert ran_after("export_onnx.opset", 21, *judged) == ["export_onnx", *COMPRESS_ONNX, "predict@onnx"]
+
+    # One variant more reruns none of the others.
+    reproduced.set("verify.tolerance.onnx.int8_weights", {"relative_error": 0.02, "accuracy_loss": 0.005})
+    assert ran_after("compress_onnx.variants", ["int8_weights", "fp16", "int8"], *judged) == [
+        "compress_onnx@int8_weights",
+        "predict@onnx",
+        "evaluate",
+        "verify",
+    ]
 
     # Core ML's range of batches is in its record.
     assert ran_after("export_coreml.largest_batch", 48, *judged) == [
         "export_coreml",
+        *COMPRESS_COREML,
         "predict@coreml",
         "evaluate",
         "verify",
     ]
 
     # The version is in every exported file; verify reads this section for the tensors' names.
-    assert sorted(ran_after("export.version", "1.0.1", *judged)) == sorted([*EXPORTERS, *PREDICT_EXPORTED, "verify"])
+    compressors = [*COMPRESS_ONNX, *COMPRESS_COREML, "compress_onnx@int8_weights"]
+    assert sorted(ran_after("export.version", "1.0.1", *judged)) == sorted(
+        [*EXPORTERS, *compressors, *PREDICT_EXPORTED, "verify"]
+    )
 
     # Asked for train only: what follows it is seen once, at the end.
     assert ran_after("generate.seed", 1, "train") == ["generate", "prepare", "train"]
     assert ran_after("prepare.seed", 1, "train") == ["prepare", "train"]
-    assert sorted(ran_after("train.seed", 1)) == sorted(["train", *AFTER_TRAIN])
+    assert sorted(ran_after("train.seed", 1)) == sorted(["train", *AFTER_TRAIN, "compress_onnx@int8_weights"])
 
 
 def test_metrics_params_and_plots_are_shown_and_compared(reproduced: Project) -> None:

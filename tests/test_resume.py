@@ -20,6 +20,7 @@ import train
 from shared import batches
 from shared.architectures import ArchitectureParams
 from shared.devices import ALONE, Processes
+from shared.model import load_checkpoint
 from shared.params import read_params
 from shared.resume import ResumeFile, unpack
 from shared.sequences import Prepared
@@ -317,9 +318,9 @@ def test_training_beside_a_damaged_state_starts_anew(workspace: Workspace) -> No
     assert files(workspace.folder / "models" / "pytorch") == expected
 
 
-def test_dvc_repro_goes_on_after_a_kill(reproduced: Project) -> None:
-    """DVC is killed too. Neither its hashes nor Git see the state, and the result is another process's."""
-    for key, value in {"train.epochs": 200, "train.batch_size": 20, "train.checkpoint_seconds": 0.2}.items():
+def test_dvc_repro_goes_on_after_a_kill(reproduced: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC is killed too. Git does not see the state."""
+    for key, value in {"train.epochs": 60, "train.batch_size": 20, "train.checkpoint_seconds": 0.1}.items():
         reproduced.set(key, value)
     state = reproduced.folder / STATE
     killed = subprocess.Popen(
@@ -334,12 +335,18 @@ def test_dvc_repro_goes_on_after_a_kill(reproduced: Project) -> None:
     killed.wait()
     assert ".resume" not in reproduced.git("status", "--short")
     first = unpack(state.read_bytes())["state"]
-    assert len(first["epochs"]) < 200
+    assert len(first["epochs"]) < 60
 
     assert reproduced.repro("train") == ["train"]
 
     assert not state.exists()
-    assert json.loads((reproduced.folder / "metrics" / "train.json").read_text())["epochs"] == 200
-    resumed = reproduced.hashes()
-    assert reproduced.repro("--force", "--single-item", "train") == ["train"]
-    assert reproduced.hashes() == resumed
+    assert json.loads((reproduced.folder / "metrics" / "train.json").read_text())["epochs"] == 60
+    monkeypatch.chdir(reproduced.folder)
+    uninterrupted, _ = train.train(
+        Prepared(Path("data/prepared")),
+        read_params("train", train.Params),
+        read_params("architecture", ArchitectureParams),
+    )
+    resumed = load_checkpoint(Path("models/pytorch/classifier.pt")).model
+    for found, expected in zip(resumed.parameters(), uninterrupted.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -69,13 +69,16 @@ class Processes:
         dist.broadcast(data, src=0)
         return data.numpy().tobytes() or None
 
-    def seed(self, *numbers: int) -> None:
-        """Seed what is drawn on this process's device; each process draws differently."""
-        value = int(np.random.SeedSequence([*numbers, self.rank]).generate_state(1)[0])
+    def seed(self, seed: int, step: int) -> None:
+        """Seed what is drawn at random in a step on this process's device; each process draws differently."""
+        value = (seed * SEED_STRIDE + step * self.count + self.rank) % 2**32  # what torch's generator on the CPU takes
         torch.default_generator.manual_seed(value)  # torch.manual_seed, which asks every kind of GPU, takes 0.1 ms
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(value)
 
+
+SEED_STRIDE = 0x9E3779B1
+"""Between the seeds of the first steps of two runs: 2**32 divided by the golden ratio, so that few steps share one."""
 
 ALONE = Processes(torch.device("cpu"))
 
