@@ -18,7 +18,7 @@ from typing import Any
 from shared.artifacts import SUFFIXES
 from shared.stage import run
 from tests.edits import Array, Onnx, Package
-from tests.support import ROOT, SMALL, Workspace, commands, rejections, set_params
+from tests.support import ROOT, SMALL, Workspace, command, rejections, set_params
 
 import numpy as np
 import onnx
@@ -36,7 +36,7 @@ def call_stages(folder: Path, names: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in names:
-            _, script, *paths = commands()[name]
+            _, script, *paths = command(name)
             patch.setattr(sys, "argv", [script, *paths])
             run(importlib.import_module(Path(script).stem).main)
 
