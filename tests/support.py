@@ -206,28 +206,26 @@ def items_of(stage: dict[str, Any], params: dict[str, Any]) -> list[str]:
     return [str(item) for item in listed]
 
 
-def stages() -> dict[str, Any]:
-    """The stages of dvc.yaml, as they are written there."""
-    found: dict[str, Any] = read_yaml((ROOT / "dvc.yaml").read_text())["stages"]
-    return found
-
-
-def command(stage: str) -> list[str]:
-    """The command of one stage in words; of a `foreach` stage for the item in its name."""
-    name, _, item = stage.partition("@")
-    written = stages()[name]
-    return shlex.split(written.get("do", written)["cmd"].replace("${item}", item))
-
-
 def commands(folder: Path = ROOT) -> dict[str, list[str]]:
     """Every stage of dvc.yaml, `foreach` written out with a folder's parameters, and its command in words."""
     params = read_yaml((folder / "params.yaml").read_text())
-    names = [
-        name if item is None else f"{name}@{item}"
-        for name, stage in stages().items()
-        for item in (items_of(stage, params) if "foreach" in stage else [None])
-    ]
+    names = []
+    for name, stage in pipeline().items():
+        names += [f"{name}@{item}" for item in items_of(stage, params)] if "foreach" in stage else [name]
     return {name: command(name) for name in names}
+
+
+def command(name: str) -> list[str]:
+    """The command of one stage, such as `train` or `predict@onnx`, in words."""
+    stage, _, item = name.partition("@")
+    text: str = pipeline()[stage].get("do", pipeline()[stage])["cmd"]
+    return shlex.split(text.replace("${item}", item))
+
+
+def pipeline() -> dict[str, Any]:
+    """The stages of dvc.yaml."""
+    stages: dict[str, Any] = read_yaml((ROOT / "dvc.yaml").read_text())["stages"]
+    return stages
 
 
 @dataclass(frozen=True)
