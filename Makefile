@@ -1,14 +1,15 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format bench apple-tests clean
+.PHONY: help repro test lint format browser example bench bench-scale apple-tests clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 # DVC runs `python ...`: let that be this environment's. Paths are relative, for a checkout with a space in its path.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
-SOURCES := stages commands tests
+SOURCES := stages commands examples tests
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
 help:  ## Explain the targets
 	@echo 'make TARGET, where TARGET is one of'
@@ -30,8 +31,21 @@ format: $(INSTALLED)  ## Format the sources and sort their imports
 	@$(RUN) ruff check --fix $(SOURCES)
 	@$(RUN) ruff format $(SOURCES)
 
+example: $(INSTALLED)  ## Run real recordings through the pipeline: NAME=basic_motions or NAME=japanese_vowels
+	@$(RUN) python examples/run.py $(NAME)
+
+browser:  ## Make sure that a browser is there for the tests of the pages: installs Debian's Chromium if need be
+	@for program in $(BROWSERS); do if command -v "$$program" >/dev/null; then exit 0; fi; done; \
+	if [ -d "/Applications/Google Chrome.app" ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo 'Chromium or Google Chrome is needed: install one' >&2; exit 1; fi; \
+	as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	$$as_root apt-get update --quiet && $$as_root apt-get install --yes --quiet --no-install-recommends chromium
+
 bench: $(INSTALLED)  ## Measure speed, as ratios in one run
 	@$(RUN) python commands/bench.py
+
+bench-scale: $(INSTALLED)  ## Measure time and memory of every stage at 10,000 to 10,000,000 sequences
+	@$(RUN) python commands/bench_scale.py $(SEQUENCES)
 
 apple-tests: $(INSTALLED)  ## Run Apple's own tests against our Core ML evaluator (about half an hour)
 	@$(RUN) python tests/apple_tests/run.py --suite all --jobs 2 --report docs/coreml_coverage.md

@@ -37,7 +37,7 @@ def line(
 
 
 def read(name: str) -> Figures:
-    """The figures of a metrics file, by format and precision."""
+    """The content of a metrics file."""
     content: Figures = json.loads(Path("metrics", f"{name}.json").read_bytes())
     return content
 
@@ -45,7 +45,8 @@ def read(name: str) -> Figures:
 def main() -> None:
     """Read the committed metrics and print the table."""
     try:
-        sources = [read("evaluate"), read("verify"), read("size"), read("benchmark")["files"]]
+        benchmark = read("benchmark")
+        sources = [read("evaluate"), read("verify"), read("size"), benchmark["files"]]
     except FileNotFoundError as error:
         print(f"show_metrics: error: {error.filename}: no such file; `dvc repro` writes it", file=sys.stderr)
         sys.exit(1)
@@ -55,7 +56,8 @@ def main() -> None:
         for file_format in evaluation | verification
         for precision in sorted(evaluation.get(file_format, {}) | verification.get(file_format, {}))
     ]
-    print(tabulate(rows, COLUMNS, "plain", disable_numparse=True, colalign=ALIGNMENT))
+    print(tabulate([COLUMNS, *rows], tablefmt="plain", disable_numparse=True, colalign=ALIGNMENT))
+    print(f"latency: median of one sequence, one thread, {benchmark['machine']['cpu']}")
 
 
 if __name__ == "__main__":

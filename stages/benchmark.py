@@ -37,7 +37,7 @@ from shared.params import Count, StageParams, read_params
 from shared.predictions import nest
 from shared.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner
 from shared.sequences import Prepared, SplitArrays
-from shared.stage import StageError, parse_args, rounded, run, write_json
+from shared.stage import StageError, one_line, parse_args, rounded, run, write_json
 from shared.timing import Call, Rounds, alternate, latency_ms, typical
 
 import numpy as np
@@ -99,10 +99,19 @@ def first_use(path: Path, split: SplitArrays, repeats: int) -> dict[str, float]:
 
 
 def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params: Params) -> dict[Key, dict[str, Any]]:
-    """Latency and throughput of every file with that many threads."""
+    """Latency and throughput of every file with that many threads.
+
+    Raises:
+        StageError: A file fails on a batch that is larger than those it was tried with.
+    """
     calls: dict[tuple[Key, Name], Call] = {}
     for key, path in files.items():
         for name, call in calls_of(open_runner(path, threads), split, params.batch_sizes).items():
+            try:
+                call()
+            except Exception as error:  # what a runtime raises has no common base
+                what = f"batch {name}" if isinstance(name, int) else name
+                raise StageError(f"{path}: {EXECUTORS[key[0]]} failed at {what}: {one_line(error)}") from None
             calls[key, name] = call
     seconds = alternate(
         calls,

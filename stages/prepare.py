@@ -1,224 +1,430 @@
 """Check the table of sequences and split it: a CSV or Parquet table in; memory-mapped arrays and their schema out.
 
-The table has one sequence a row: a label column, and for every feature one column a time step, named
-`<feature>_<step>` with steps 0, 1, 2 ... (`value_0` ... `value_5`; or `x_0` ... `x_49`, `y_0` ... `y_49`).
+The two layouts of a table are described in `shared/tables.py`, how the rows are drawn in `shared/splitting.py`. The
+table is read once, into columns on disk; what is in memory does not grow with its rows.
 """
 
-import re
-import warnings
+import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from shared.params import Size, StageParams, read_params
-from shared.sequences import SPLITS, PreparedWriter, Split
-from shared.stage import StageError, one_line, parse_args, replacing, run
+from shared.filling import Floats, Ints, Moments, fill_previous, pad
+from shared.params import Size, read_params
+from shared.sequences import SPLITS, PreparedWriter, Schema
+from shared.splitting import BLOCK_ROWS, count_rows, deal, deal_groups, proportional
+from shared.spool import Spool
+from shared.stage import StageError, parse_args, remove, replacing, run
+from shared.tables import Chunk, Keys, Table, TableParams, listed
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from pydantic import Field, field_validator
-from sklearn.model_selection import train_test_split
+from numpy.typing import DTypeLike, NDArray
+from pydantic import Field, ValidationInfo, field_validator
 from tqdm import tqdm
 
-CHUNK_ROWS = 50_000  # what is in memory at once
+CHUNK_CELLS = 4_000_000  # values of the prepared arrays in memory at once
+MOST_CLASSES = 1000  # more different labels than these are taken for a mistake
+TRAIN, VALIDATION, TEST = range(3)  # places in SPLITS
 
 
-class Params(StageParams):
+class Params(TableParams):
     """Section `prepare`."""
 
-    label_column: str
-    classes: list[str | int] = Field(min_length=2)
-    train_size: Size
-    validation_size: Size
+    classes: list[str | int] | None = Field(min_length=2)
+    train_size: Size | None
+    validation_size: Size | None
     stratify: bool
-    seed: int = Field(ge=0, lt=2**32)
+    seed: int = Field(ge=0)
 
     @field_validator("classes")
     @classmethod
-    def _distinct(cls, classes: list[str | int]) -> list[str | int]:
-        if len({str(name) for name in classes}) < len(classes):
+    def _distinct(cls, classes: list[str | int] | None) -> list[str | int] | None:
+        if len({str(name) for name in classes or ()}) < len(classes or ()):
             raise ValueError("every class should be named once")
         return classes
 
+    @field_validator("train_size", "validation_size")
+    @classmethod
+    def _not_beside_a_split_column(cls, size: Any, info: ValidationInfo) -> Any:
+        given = info.data.get("split_column") is not None
+        if given and info.field_name == "train_size" and size is not None:
+            raise ValueError("expected null, because prepare.split_column gives the split")
+        if not given and size is None:
+            raise ValueError("may be null only where prepare.split_column gives the split")
+        return size
 
-def read_chunks(path: Path, label_column: str) -> Iterator[pd.DataFrame]:
-    """Yield the table in pieces of at most `CHUNK_ROWS` rows; labels as strings, the rest as the file has it.
+    @field_validator("stratify")
+    @classmethod
+    def _not_beside_groups(cls, stratify: bool, info: ValidationInfo) -> bool:
+        if stratify and info.data.get("group_column") is not None:
+            raise ValueError("a split by prepare.group_column cannot be stratified too")
+        return stratify
 
-    Raises:
-        StageError: The file is neither CSV nor Parquet, is empty, or cannot be parsed (a row too long, an open quote).
+
+class Rows:
+    """The checked sequences, as columns on disk.
+
+    Attributes:
+        values: (steps, features), float32: the steps of all sequences one after another; NaN where one is missing.
+        starts: The step at which each sequence starts, and after the last their number.
+        labels: A code for each label, in the order in which they were found.
+        class_of: The class of each code; set once all labels are known.
+        groups: An index into the groups; empty without a group column.
+        given: An index into `SPLITS`; empty without a split column.
+        drawn: The same, once the splits are drawn.
     """
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
 
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=CHUNK_ROWS):
-                chunk = batch.to_pandas()
-                if label_column in chunk:
-                    chunk[label_column] = chunk[label_column].map(str)
-                yield chunk
-        elif path.suffix == ".csv":
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)  # every row longer than the header
-                # Not the default's missing values: a class may be called "None" or "NA".
-                yield from pd.read_csv(
-                    path, chunksize=CHUNK_ROWS, index_col=False, keep_default_na=False, dtype={label_column: str}
-                )
-        else:
-            raise StageError(f"{path}: a table should be .csv or .parquet")
-    except pd.errors.EmptyDataError:
-        raise StageError(f"{path}: the table is empty") from None
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:
-        raise StageError(f"{path}: not a readable table: {one_line(error)}") from None
+    def __init__(self, scratch: Path, stack: ExitStack, features: int, *, long: bool) -> None:
+        def spool(name: str, dtype: DTypeLike, width: int | None = None) -> Spool:
+            return stack.enter_context(Spool(scratch / name, dtype, width))
 
+        self.values = spool("values", np.float32, features)
+        self.starts = spool("starts", np.int64)
+        self.labels = spool("labels", np.int64)
+        self.groups = spool("groups", np.int64)
+        self.given = spool("given", np.uint8)
+        self.drawn = spool("drawn", np.uint8)
+        self.class_of: Ints = np.empty(0, np.int64)
+        self._long = long
 
-def find_features(columns: list[str], label_column: str, path: Path) -> tuple[list[str], int]:
-    """The features, in the order of the table, and the number of time steps, from the names of the columns.
+    def __len__(self) -> int:
+        return len(self.labels)
 
-    Raises:
-        StageError: The label column is missing, a name does not fit, or a feature lacks a time step.
-    """
-    if label_column not in columns:
-        raise StageError(f"{path}: no label column {label_column!r} (prepare.label_column); found {', '.join(columns)}")
-    steps: dict[str, set[int]] = {}
-    for column in columns:
-        match = re.fullmatch(r"(.+)_(0|[1-9]\d*)", column)
-        if match:
-            steps.setdefault(match[1], set()).add(int(match[2]))
-        elif column != label_column:
-            raise StageError(
-                f"{path}: column {column!r} is neither the label nor named <feature>_<step>, as in value_0"
-            )
-    if not steps:
-        raise StageError(f"{path}: no column is named <feature>_<step>, as in value_0; found {', '.join(columns)}")
-    time_steps = max(max(found) for found in steps.values()) + 1
-    for feature, found in steps.items():
-        if len(found) < time_steps:
-            missing = min(set(range(time_steps)) - found)
-            raise StageError(
-                f"{path}: column {feature}_{missing} is missing; every feature needs steps 0 to {time_steps - 1}"
-            )
-    return list(steps), time_steps
+    def chunks(self, rows: int, name: str | None = None) -> Iterator[tuple[int, int]]:
+        """Where every `rows` sequences start and stop; a name shows their progress."""
+        for start in tqdm(range(0, len(self), rows), desc=name, unit="chunk", disable=None if name else True):
+            yield start, min(start + rows, len(self))
+
+    def classes(self, start: int, stop: int) -> Ints:
+        """The class of each of these sequences, as an index."""
+        classes: Ints = self.class_of[self.labels.read(start, stop)]
+        return classes
+
+    def lengths(self, start: int, stop: int) -> Ints:
+        """How many steps each of these sequences has."""
+        return np.diff(self.starts.read(start, stop + 1))
+
+    def steps(self, start: int, stop: int) -> Floats:
+        """The steps of these sequences, one after another."""
+        first, last = (int(self.starts.read(row, row + 1)[0]) for row in (start, stop))
+        return self.values.read(first, last)
+
+    def table_row(self, row: int) -> int:
+        """The table's row at which a sequence begins."""
+        return 1 + (int(self.starts.read(row, row + 1)[0]) if self._long else row)
 
 
-def check_chunk(
-    chunk: pd.DataFrame, value_columns: list[str], label_column: str, classes: list[str], where: str
-) -> None:
-    """Refuse values that are not finite numbers and labels that are no class.
-
-    Raises:
-        StageError: It names the row (the first data row is 1), the column, what was found and what is allowed.
-    """
-    for column in value_columns:
-        values = chunk[column]
-        with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, and is refused below
-            numbers = pd.to_numeric(values, errors="coerce").astype(np.float32)
-        bad = ~np.isfinite(numbers.to_numpy()) | (values.dtype == bool)
-        if bad.any():
-            index = int(bad.argmax())
-            raise StageError(
-                f"{where}, row {chunk.index[index] + 1}, column {column!r}: "
-                f"found {show(values.iloc[index])}; expected a finite number"
-            )
-    bad = ~chunk[label_column].isin(classes).to_numpy()
-    if bad.any():
-        index = int(bad.argmax())
-        raise StageError(
-            f"{where}, row {chunk.index[index] + 1}, column {label_column!r}: "
-            f"found {show(chunk[label_column].iloc[index])}; prepare.classes allows {', '.join(classes)}"
-        )
-
-
-def show(value: Any) -> str:
-    """A table's value, as a message quotes it."""
-    if pd.isna(value) or value == "":
-        return "no value"
-    return repr(value.item() if isinstance(value, np.generic) else value)
-
-
-def read_table(path: Path, params: Params, values_file: BinaryIO) -> tuple[NDArray[np.int64], list[str], int]:
-    """Check every row of the table and append its values to `values_file` as float32, (time, features) a row.
+def read_rows(table: Table, rows: Rows, params: Params, scratch: Path) -> tuple[list[str], list[str]]:
+    """Read and check the whole table.
 
     Returns:
-        The labels (rows,) as indices into the classes, the names of the features, and the number of time steps.
+        The labels, in the order of their codes, and likewise the groups.
 
     Raises:
         StageError: Anything in the table is wrong.
     """
-    classes = [str(name) for name in params.classes]
-    labels: list[NDArray[np.int64]] = []
-    features: list[str] = []
-    time_steps = first_row = 0
-    for chunk in tqdm(read_chunks(path, params.label_column), desc="read", unit="chunk", disable=None):
-        if not features:
-            features, time_steps = find_features([str(name) for name in chunk.columns], params.label_column, path)
-        chunk.index = pd.RangeIndex(first_row, first_row + len(chunk))
-        first_row += len(chunk)
-        columns = [f"{feature}_{step}" for step in range(time_steps) for feature in features]
-        check_chunk(chunk, columns, params.label_column, classes, str(path))
-        values_file.write(np.ascontiguousarray(chunk[columns].to_numpy(dtype=np.float32)).tobytes())
-        labels.append(pd.Categorical(chunk[params.label_column], categories=classes).codes.astype(np.int64))
-    if first_row == 0:
-        raise StageError(f"{path}: the table has no rows")
-    return np.concatenate(labels), features, time_steps
+    classes = {str(name): code for code, name in enumerate(params.classes or ())}
+    groups: dict[str, int] = {}  # every name is kept in memory
+    splits: dict[str, int] = {name: code for code, name in enumerate(SPLITS)}
+    steps = 0
+    for chunk in tqdm(table.chunks(scratch / "ids"), desc="read", unit="chunk", disable=None):
+        if params.classes is None:
+            extend(classes, chunk.labels)
+            if len(classes) > MOST_CLASSES:
+                raise StageError(
+                    f"{table.path}: over {MOST_CLASSES} different labels in prepare.label_column = "
+                    f"{params.label_column!r}; is it the right column? Found {listed(list(classes))}"
+                )
+        rows.values.append(chunk.values)
+        rows.starts.append(chunk.starts)
+        rows.labels.append(look_up(chunk.labels, classes, "label", "prepare.classes allows", chunk, table))
+        if chunk.groups:
+            extend(groups, chunk.groups)
+            rows.groups.append(look_up(chunk.groups, groups, "group", "expected", chunk, table))
+        if chunk.splits:
+            rows.given.append(look_up(chunk.splits, splits, "split", "expected", chunk, table))
+        steps += len(chunk.values)
+    if steps == 0:
+        raise StageError(f"{table.path}: the table has no rows")
+    rows.starts.append(np.array([steps]))
+    return list(classes), list(groups)
 
 
-def split_rows(labels: NDArray[np.int64], params: Params, path: Path) -> dict[Split, NDArray[np.int64]]:
-    """Draw the rows of each split, without overlap; the rows that are neither train nor validation are test.
+def extend(codes: dict[str, int], keys: Keys) -> None:
+    """Give every new name the next code."""
+    for name in keys.names:
+        codes.setdefault(name, len(codes))
+
+
+def look_up(keys: Keys, codes: dict[str, int], role: str, allowed: str, chunk: Chunk, table: Table) -> Ints:
+    """The code of each row's name.
 
     Raises:
-        StageError: The table has too few rows for the sizes asked for, or a class too few to stratify.
+        StageError: A name has none.
     """
-    rows = len(labels)
-    counts = [
-        size if isinstance(size, int) else round(size * rows) for size in (params.train_size, params.validation_size)
-    ]
-    if min(counts) < 1 or sum(counts) >= rows:
+    found: Ints = np.array([codes.get(name, -1) for name in keys.names])[keys.codes]
+    unknown = found < 0
+    if unknown.any():
+        index = int(unknown.argmax())
         raise StageError(
-            f"{path}: {rows} rows are too few for prepare.train_size = {params.train_size} and "
-            f"prepare.validation_size = {params.validation_size}, with at least one row left to test"
+            f"{table.cell(int(chunk.rows[index]), role)}: found {keys.names[keys.codes[index]]!r}; "
+            f"{allowed} {listed(list(codes))}"
         )
-    everything = np.arange(rows)
+    return found
+
+
+def order_classes(labels: list[str], params: Params, path: Path) -> list[str]:
+    """The classes in the order of the logits: as in `prepare.classes`, or the labels sorted, numbers by their value.
+
+    Raises:
+        StageError: The table has only one.
+    """
+    if params.classes is not None:
+        return labels
+    if len(labels) < 2:
+        raise StageError(f"{path}: every label is {labels[0]!r}; a classifier needs two classes")
     try:
-        train, rest = train_test_split(
-            everything, train_size=counts[0], stratify=labels if params.stratify else None, random_state=params.seed
-        )
-        validation, test = train_test_split(
-            rest, train_size=counts[1], stratify=labels[rest] if params.stratify else None, random_state=params.seed
-        )
-    except ValueError as error:
-        raise StageError(f"{path}: prepare.stratify = true: {error}") from None
-    return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
+        values = {label: float(label) for label in labels}
+    except ValueError:
+        return sorted(labels)
+    if not all(map(math.isfinite, values.values())):  # "nan" is a name
+        return sorted(labels)
+    return sorted(labels, key=lambda label: (values[label], label))
 
 
-def mean_and_deviation(sequences: NDArray[np.float32]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each feature over rows and time, in float64, chunk by chunk."""
-    chunks = [slice(start, start + CHUNK_ROWS) for start in range(0, len(sequences), CHUNK_ROWS)]
-    count = sequences.shape[0] * sequences.shape[1]
-    mean = sum(sequences[chunk].sum(axis=(0, 1), dtype=np.float64) for chunk in chunks) / count
-    variance = sum(np.square(sequences[chunk] - mean).sum(axis=(0, 1)) for chunk in chunks) / count
-    return np.asarray(mean).tolist(), np.sqrt(variance).tolist()
+def check_lengths(rows: Rows, params: Params, path: Path) -> tuple[int, int]:
+    """The shortest and the longest sequence, in steps.
+
+    Raises:
+        StageError: One is longer than `prepare.time_steps`, or they differ and may not.
+    """
+    allowed = params.time_steps or math.inf
+    expected = params.time_steps or int(rows.lengths(0, 1)[0])
+    shortest, longest = math.inf, 0
+    for start, stop in rows.chunks(BLOCK_ROWS):
+        lengths = rows.lengths(start, stop)
+        wrong = lengths > allowed if params.ragged else lengths != expected
+        if wrong.any():
+            index = int(wrong.argmax())
+            known = f"prepare.time_steps = {expected}" if params.time_steps else f"the first has {expected}"
+            hint = "" if params.ragged else "; prepare.ragged = true lets lengths differ"
+            raise StageError(
+                f"{path}, row {rows.table_row(start + index)}: a sequence of {lengths[index]} steps, but {known}{hint}"
+            )
+        shortest, longest = min(shortest, int(lengths.min())), max(longest, int(lengths.max()))
+    return int(shortest), longest
 
 
-def prepare(table: Path, folder: Path, params: Params) -> None:
-    """Write the prepared folder: read the table once into a scratch file, then deal its rows out to the splits."""
-    scratch = folder.with_name(f"{folder.name}.values")
+def check_groups(rows: Rows, groups: list[str], table: Table) -> None:
+    """Refuse a group that the split column puts into two splits.
+
+    Raises:
+        StageError: It names the group and a row of it.
+    """
+    split_of = np.full(len(groups), -1)
+    for start, stop in rows.chunks(BLOCK_ROWS):
+        group, given = rows.groups.read(start, stop), rows.given.read(start, stop)
+        new = split_of[group] < 0
+        split_of[group[new][::-1]] = given[new][::-1]  # backwards, because the last of equal groups is kept
+        wrong = split_of[group] != given
+        if wrong.any():
+            index = int(wrong.argmax())
+            raise StageError(
+                f"{table.cell(rows.table_row(start + index), 'split')}: found {SPLITS[given[index]]!r}, "
+                f"but other rows of group {groups[group[index]]!r} are in another split"
+            )
+
+
+def draw_splits(rows: Rows, labels: list[str], groups: list[str], params: Params, path: Path) -> Ints:
+    """Fill `rows.drawn`: rows that the table gives to a split keep it, the others are drawn.
+
+    Returns:
+        (splits, classes): how many rows of each class each split has.
+
+    Raises:
+        StageError: There are too few rows, groups or rows of a class for the sizes asked for.
+    """
+    # What the table leaves open: all rows without a split column, and its training rows with one.
+    given_rows, free_labels, free_groups = count_free(rows, len(labels), len(groups))
+    sizes = target_sizes(given_rows, params, path)
+    rng = np.random.default_rng(params.seed)
+    left = proportional(free_labels if params.stratify else free_labels.sum(keepdims=True), sizes)
+    if params.stratify:
+        check_strata(left, sizes, labels, path)
     try:
-        with scratch.open("wb") as values_file:
-            labels, features, time_steps = read_table(table, params, values_file)
-        values = np.memmap(scratch, dtype=np.float32, mode="r", shape=(len(labels), time_steps, len(features)))
-        rows = split_rows(labels, params, table)
-        counts = {split: len(rows[split]) for split in SPLITS}
-        writer = PreparedWriter(folder, counts, time_steps, len(features), ragged=False)
-        for split in SPLITS:
-            for start in range(0, len(rows[split]), CHUNK_ROWS):
-                chosen = rows[split][start : start + CHUNK_ROWS]
-                writer.splits[split].sequences[start : start + CHUNK_ROWS] = values[chosen]
-                writer.splits[split].labels[start : start + CHUNK_ROWS] = labels[chosen]
-        mean, deviation = mean_and_deviation(writer.splits["train"].sequences)
-        writer.close(features, [str(name) for name in params.classes], mean, deviation)
+        split_of_group = deal_groups(free_groups, sizes, rng) if groups else np.empty(0, np.uint8)
+    except StageError as error:
+        raise StageError(f"{path}: prepare.group_column = {params.group_column!r}: {error}") from None
+    class_rows = np.zeros((len(SPLITS), len(labels)), np.int64)
+    for start, stop in rows.chunks(BLOCK_ROWS, "split"):
+        drawn = rows.given.read(start, stop) if rows.given else np.full(stop - start, TRAIN, np.uint8)
+        free = drawn == TRAIN
+        if groups:
+            drawn[free] = split_of_group[rows.groups.read(start, stop)[free]]
+        else:
+            strata = rows.labels.read(start, stop) if params.stratify else np.zeros(stop - start, np.int64)
+            drawn[free] = deal(strata[free], left, rng)
+        rows.drawn.append(drawn)
+        pairs = drawn * np.int64(len(labels)) + rows.classes(start, stop)
+        class_rows += np.bincount(pairs, minlength=class_rows.size).reshape(class_rows.shape)
+    return class_rows
+
+
+def count_free(rows: Rows, labels: int, groups: int) -> tuple[Ints, Ints, Ints]:
+    """How many rows the table gives to each split (all to train without a split column).
+
+    Returns:
+        Of each split; of those given to train, of each label's code; and of each group.
+    """
+    splits, free_labels, free_groups = (np.zeros(size, np.int64) for size in (len(SPLITS), labels, groups))
+    for start, stop in rows.chunks(BLOCK_ROWS):
+        given = rows.given.read(start, stop) if rows.given else np.full(stop - start, TRAIN, np.uint8)
+        splits += np.bincount(given, minlength=len(splits))
+        free_labels += np.bincount(rows.labels.read(start, stop)[given == TRAIN], minlength=labels)
+        if groups:
+            free_groups += np.bincount(rows.groups.read(start, stop)[given == TRAIN], minlength=groups)
+    return splits, free_labels, free_groups
+
+
+def target_sizes(given_rows: Ints, params: Params, path: Path) -> Ints:
+    """How many of the free rows go to each split.
+
+    Raises:
+        StageError: A split would have no row, or the split column and `prepare.validation_size` contradict each other.
+    """
+    free = int(given_rows[TRAIN])
+    if params.split_column is None:
+        assert params.train_size is not None
+        assert params.validation_size is not None
+        train, validation = count_rows(params.train_size, free), count_rows(params.validation_size, free)
+        if min(train, validation) < 1 or train + validation >= free:
+            raise StageError(
+                f"{path}: {free} rows are too few for prepare.train_size = {params.train_size} and "
+                f"prepare.validation_size = {params.validation_size}, with at least one row left to test"
+            )
+        return np.array([train, validation, free - train - validation])
+    column = f"{path}: prepare.split_column = {params.split_column!r}"
+    for split in (TRAIN, TEST):
+        if given_rows[split] == 0:
+            raise StageError(f"{column}: no row is {SPLITS[split]!r}")
+    if given_rows[VALIDATION]:
+        if params.validation_size is not None:
+            raise StageError(f"{column}: some rows are 'validation', so prepare.validation_size should be null")
+        return np.array([free, 0, 0])
+    if params.validation_size is None:
+        raise StageError(f"{column}: no row is 'validation'; prepare.validation_size draws it from the training rows")
+    validation = count_rows(params.validation_size, free)
+    if not 1 <= validation < free:
+        raise StageError(
+            f"{column}: {free} training rows are too few for prepare.validation_size = {params.validation_size}"
+        )
+    return np.array([free - validation, validation, 0])
+
+
+def check_strata(targets: Ints, sizes: Ints, labels: list[str], path: Path) -> None:
+    """Refuse a class that is too rare for every split to have a row of it.
+
+    Raises:
+        StageError: It names the class and the split.
+    """
+    for label, shares in zip(labels, targets, strict=True):
+        for split in np.flatnonzero((shares == 0) & (sizes > 0) & (shares.sum() > 0)):
+            raise StageError(
+                f"{path}: prepare.stratify = true: class {label!r} has {shares.sum()} rows to draw from, "
+                f"too few for one in the {SPLITS[split]} split"
+            )
+
+
+def training_mean(rows: Rows, features: list[str], chunk_rows: int, path: Path) -> NDArray[np.float64]:
+    """The mean of each feature over what the training split has of it.
+
+    Raises:
+        StageError: It has nothing of a feature.
+    """
+    moments = Moments(len(features))
+    for start, stop in rows.chunks(chunk_rows, "mean"):
+        train = rows.drawn.read(start, stop) == TRAIN
+        moments.add(rows.steps(start, stop)[np.repeat(train, rows.lengths(start, stop))])
+    for feature in moments.never():
+        raise StageError(
+            f"{path}: prepare.missing = 'mean': feature {features[feature]!r} has no value in the training split"
+        )
+    return moments.mean
+
+
+def write_splits(
+    rows: Rows, writer: PreparedWriter, features: list[str], time_steps: int, params: Params, path: Path
+) -> tuple[Moments, int]:
+    """Fill in what is missing, and append every row to its split.
+
+    Returns:
+        Mean and deviation over the training split, and how many values were filled in.
+
+    Raises:
+        StageError: There is nothing to fill in a value from.
+    """
+    chunk_rows = max(1, min(BLOCK_ROWS, CHUNK_CELLS // (time_steps * len(features))))
+    fill: Any = training_mean(rows, features, chunk_rows, path) if params.missing == "mean" else np.zeros(len(features))
+    moments, filled = Moments(len(features)), 0
+    for start, stop in rows.chunks(chunk_rows, "write"):
+        lengths, classes, drawn = rows.lengths(start, stop), rows.classes(start, stop), rows.drawn.read(start, stop)
+        sequences = pad(rows.steps(start, stop), lengths, time_steps)
+        holes = np.isnan(sequences)
+        filled += int(holes.sum())
+        if holes.any() and params.missing == "previous":
+            for row, feature in fill_previous(sequences, lengths):
+                raise StageError(
+                    f"{path}, row {rows.table_row(start + int(row))}: prepare.missing = 'previous', but the sequence "
+                    f"has no value of feature {features[feature]!r}"
+                )
+        elif holes.any():
+            sequences[holes] = np.broadcast_to(fill, sequences.shape)[holes]
+        for code, split in enumerate(SPLITS):
+            chosen = np.flatnonzero(drawn == code)
+            writer.append(split, sequences[chosen], classes[chosen], lengths[chosen].astype(np.int32))
+        train = drawn == TRAIN
+        moments.add(sequences[train][np.arange(time_steps) < lengths[train, None]])
+    return moments, filled
+
+
+def prepare(path: Path, folder: Path, params: Params) -> None:
+    """Write the prepared folder: read the table once into columns on disk, then deal its rows out to the splits."""
+    scratch = folder.with_name(f"{folder.name}.scratch")
+    scratch.mkdir()
+    try:
+        with ExitStack() as stack:
+            table = Table(path, params)
+            features = table.features
+            rows = Rows(scratch, stack, len(features), long=params.layout == "long")
+            labels, groups = read_rows(table, rows, params, scratch)
+            shortest, longest = check_lengths(rows, params, path)
+            classes = order_classes(labels, params, path)
+            rows.class_of = np.array([classes.index(label) for label in labels])
+            if groups and rows.given:
+                check_groups(rows, groups, table)
+            class_rows = draw_splits(rows, labels, groups, params, path)
+            counts = dict(zip(SPLITS, class_rows.sum(axis=1).tolist(), strict=True))
+            time_steps = params.time_steps or longest
+            writer = PreparedWriter(folder, counts, time_steps, len(features), ragged=params.ragged)
+            with writer:
+                moments, filled = write_splits(rows, writer, features, time_steps, params, path)
+            writer.finish(
+                Schema(
+                    features=features,
+                    time_steps=time_steps,
+                    classes=classes,
+                    ragged=params.ragged,
+                    rows=counts,
+                    class_rows=dict(zip(SPLITS, class_rows.tolist(), strict=True)),
+                    length_range=(shortest, longest),
+                    filled=filled,
+                    mean=moments.mean.tolist(),
+                    deviation=moments.deviation.tolist(),
+                )
+            )
     finally:
-        scratch.unlink(missing_ok=True)
+        remove(scratch)
 
 
 def main() -> None:

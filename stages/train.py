@@ -1,23 +1,32 @@
-"""Train the classifier: prepared sequences in; checkpoint, summary and loss curve out."""
+"""Train the classifier: prepared sequences in; checkpoint, summary and loss curve out.
+
+Under `torchrun`, several processes share each batch. A run that was interrupted goes on from the state that it last
+wrote, in a hidden file beside the checkpoint, and ends in the bytes of an uninterrupted one.
+"""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+import operator
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import astuple, dataclass
+from typing import Any, Literal
 
 from shared.architectures import ArchitectureParams, Choice
+from shared.batches import Batches
+from shared.devices import ALONE, DeviceName, Processes, open_processes
 from shared.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
 from shared.params import Count, StageParams, read_params
-from shared.sequences import Prepared, Schema, Split
+from shared.resume import ResumeFile, hash_files, hash_sources
+from shared.sequences import Prepared, Schema
 from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-VALIDATION_ROWS = 8192  # validated at once: memory stays flat as the split grows
+VALIDATION_ROWS = 8192  # validated at once
 
 
 class Params(StageParams):
@@ -26,10 +35,30 @@ class Params(StageParams):
     standardize: bool
     epochs: Count
     batch_size: Count | None
+    optimizer: Literal["adam", "adamw", "sgd"]
     learning_rate: float = Field(gt=0)
-    schedule: Literal["constant", "cosine"]
+    schedule: Literal["constant", "cosine", "linear"]
+    warmup: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    momentum: float = Field(ge=0, lt=1)
+    gradient_clip: float | None = Field(gt=0)
+    class_weights: Literal["balanced"] | list[float] | None
+    label_smoothing: float = Field(ge=0, lt=1)
+    early_stopping: Count | None
+    keep: Literal["last", "best"]
+    device: DeviceName
+    mixed_precision: Literal["bfloat16", "float16"] | None
     threads: Count
     seed: int = Field(ge=0)
+    checkpoint_seconds: float = Field(gt=0)
+
+    @field_validator("momentum")
+    @classmethod
+    def _of_sgd(cls, momentum: float, info: ValidationInfo) -> float:
+        optimizer = info.data.get("optimizer", "sgd")
+        if momentum and optimizer != "sgd":
+            raise ValueError(f"should be 0 with optimizer {optimizer}, which has its own; it belongs to sgd")
+        return momentum
 
 
 @dataclass(frozen=True)
@@ -41,28 +70,59 @@ class Epoch:
     validation_accuracy: float
 
 
-Rows = tuple[Tensor, Tensor, Tensor | None]
-"""Sequences, labels and, of ragged data, lengths."""
+class Fit:
+    """What training changes as it goes: all that a later process needs to go on from here.
 
+    Attributes:
+        epochs: Those that are complete.
+        step: Number of steps done in the one that is under way.
+        loss_sum: The losses of its rows so far. It lies on the device, so that no step waits for it.
+        best: The weights after the epoch with the lowest validation loss, if they are to be kept.
+    """
 
-def read_rows(data: Prepared, split: Split) -> Rows:
-    """The rows of one split, which share the memory of its map."""
-    arrays = data.split(split)
-    lengths = None if arrays.lengths is None else torch.from_numpy(arrays.lengths)
-    return torch.from_numpy(arrays.sequences), torch.from_numpy(arrays.labels), lengths
+    def __init__(self, model: SequenceClassifier, params: Params, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.optimizer = make_optimizer(model, params)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=params.mixed_precision == "float16")
+        self.epochs: list[Epoch] = []
+        self.step = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self.best: dict[str, Tensor] = {}
 
+    def end_step(self, mean_loss: Tensor, weight: float) -> None:
+        """Count a step."""
+        self.loss_sum.add_(mean_loss, alpha=weight)
+        self.step += 1
 
-@torch.inference_mode()
-def validate(model: SequenceClassifier, rows: Rows) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over all rows."""
-    loss = correct = 0.0
-    _, labels, _ = rows
-    for start in range(0, len(labels), VALIDATION_ROWS):
-        x, y, lengths = pick(rows, slice(start, start + VALIDATION_ROWS))
-        logits = model(x, lengths)
-        loss += cross_entropy(logits, y, reduction="sum").item()
-        correct += (logits.argmax(dim=1) == y).sum().item()
-    return loss / len(labels), correct / len(labels)
+    def end_epoch(self, epoch: Epoch, keep: str) -> None:
+        """Count an epoch; remember its weights if they are the best so far."""
+        self.epochs.append(epoch)
+        self.step = 0
+        self.loss_sum.zero_()
+        if keep == "best" and best(self.epochs) == len(self.epochs) - 1:
+            self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def state(self, processes: Processes) -> dict[str, Any]:
+        """Plain data and tensors, for `restore`. What is drawn at random follows from the seed and the step alone."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epochs": [astuple(epoch) for epoch in self.epochs],
+            "step": self.step,
+            "loss_sums": processes.gather(self.loss_sum),
+            "best": self.best,
+        }
+
+    def restore(self, state: dict[str, Any], processes: Processes) -> None:
+        """Go on from a state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epochs = [Epoch(*figures) for figures in state["epochs"]]
+        self.step = state["step"]
+        self.loss_sum.copy_(state["loss_sums"][processes.rank])
+        self.best = state["best"]
 
 
 def build(schema: Schema, params: Params, architecture: Choice) -> SequenceClassifier:
@@ -83,54 +143,155 @@ def build(schema: Schema, params: Params, architecture: Choice) -> SequenceClass
     return model
 
 
-def train(data: Prepared, params: Params, architecture: Choice) -> tuple[SequenceClassifier, list[Epoch]]:
-    """Fit from scratch with Adam and cross-entropy; equal inputs give equal weights.
+def make_optimizer(model: nn.Module, params: Params) -> torch.optim.Optimizer:
+    """An optimiser of all parameters; matrices decay, biases and the scales of a normalisation do not."""
+    parameters = list(model.parameters())
+    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": 0.0}]
+    if params.weight_decay:
+        groups = [
+            {"params": [one for one in parameters if one.ndim > 1], "weight_decay": params.weight_decay},
+            {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
+        ]
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=params.learning_rate, momentum=params.momentum, fused=True)
+    kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=params.learning_rate, fused=True)
+
+
+def learning_rate(step: int, steps: int, params: Params) -> float:
+    """The learning rate of a step, counted from 0: rising in a line during warm-up, then as the schedule says."""
+    warmup = round(params.warmup * steps)
+    if step < warmup:
+        return params.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / (steps - warmup)
+    shape = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+    return params.learning_rate * shape[params.schedule]
+
+
+def weigh_classes(choice: Literal["balanced"] | list[float] | None, schema: Schema) -> list[float] | None:
+    """How much a row of each class counts in the training loss (None: alike); balanced as scikit-learn does it.
 
     Raises:
-        StageError: A loss stops being finite.
+        StageError: A weight is missing or not positive, or a class has no row to balance by.
+    """
+    rows = schema.class_rows["train"]
+    if choice is None:
+        return None
+    if choice == "balanced":
+        if 0 in rows:
+            missing = schema.classes[rows.index(0)]
+            raise StageError(f"train.class_weights = balanced: class {missing!r} has no row in the training split")
+        choice = [sum(rows) / (len(rows) * count) for count in rows]
+    if len(choice) != len(rows) or min(choice) <= 0:
+        raise StageError(
+            f"train.class_weights = {choice}: should be a number above 0 for each of {', '.join(schema.classes)}"
+        )
+    return choice
+
+
+def check_hardware(params: Params, batch_size: int, processes: Processes) -> None:
+    """Refuse what the device or the processes cannot do.
+
+    Raises:
+        StageError: Mixed precision without a GPU that has it, or more processes than rows in a batch.
+    """
+    kind = processes.device.type
+    if params.mixed_precision and kind == "cpu":
+        raise StageError(f"train.mixed_precision = {params.mixed_precision}: needs a GPU, and train.device is cpu")
+    if params.mixed_precision == "bfloat16" and kind == "cuda" and not torch.cuda.is_bf16_supported():
+        raise StageError("train.mixed_precision = bfloat16: this GPU does not have it; use float16")
+    if processes.count > batch_size:
+        raise StageError(f"{processes.count} processes cannot share batches of {batch_size} rows (train.batch_size)")
+
+
+@torch.inference_mode()
+def validate(model: SequenceClassifier, batches: Batches, processes: Processes) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy over all rows, in full precision."""
+    model.eval()
+    loss = correct = 0.0
+    for batch in batches.epoch(0):
+        logits = model(*batch.inputs)
+        loss += cross_entropy(logits, batch.labels, reduction="sum").item()
+        correct += (logits.argmax(dim=1) == batch.labels).sum().item()
+    model.train()
+    loss, correct = processes.sum(torch.tensor([loss, correct], dtype=torch.float64)).tolist()
+    return loss / batches.rows, correct / batches.rows
+
+
+def train(
+    data: Prepared,
+    params: Params,
+    architecture: Choice,
+    processes: Processes = ALONE,
+    resume: ResumeFile | None = None,
+) -> tuple[SequenceClassifier, list[Epoch]]:
+    """Fit from scratch, or from the state that an interrupted run left; equal inputs give equal weights.
+
+    The loss of a step is the mean cross-entropy of the batch's rows, in whichever process each is, weighted by class.
+
+    Raises:
+        StageError: The parameters do not suit the data, the device or the processes, or a loss stops being finite.
     """
     torch.manual_seed(params.seed)
     torch.set_num_threads(params.threads)
-    rows, validation = read_rows(data, "train"), read_rows(data, "validation")
-    labels = rows[1]
-    model = build(data.schema, params, architecture)
-    optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate, fused=True)
-    batch_size = min(params.batch_size or len(labels), len(labels))
-    steps = params.epochs * math.ceil(len(labels) / batch_size)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if params.schedule == "cosine" else None
+    device = processes.device
+    class_weights = weigh_classes(params.class_weights, data.schema)
+    weights = None if class_weights is None else torch.tensor(class_weights, device=device)
+    batches = Batches(data.split("train"), params.batch_size, processes, seed=params.seed, class_weights=class_weights)
+    validation = Batches(data.split("validation"), VALIDATION_ROWS, processes, seed=None)
+    check_hardware(params, batches.batch_size, processes)
+    fit = Fit(build(data.schema, params, architecture), params, device)
+    if resume and (state := resume.read()):
+        fit.restore(state, processes)
+    model = processes.replicate(fit.model)
+    precision: AbstractContextManager[Any] = nullcontext()
+    if params.mixed_precision is not None:
+        precision = torch.autocast(device.type, dtype=getattr(torch, params.mixed_precision))
+    steps = params.epochs * len(batches)
+    class_rows = data.schema.class_rows["train"]
+    epoch_weight = sum(map(operator.mul, class_weights or [1.0] * len(class_rows), class_rows))
+    progress = tqdm(
+        desc="train", unit="seq", unit_scale=True, disable=None if processes.rank == 0 else True,
+        total=params.epochs * batches.rows, initial=len(fit.epochs) * batches.rows + fit.step * batches.batch_size,
+    )  # fmt: skip
 
-    epochs: list[Epoch] = []
-    progress = tqdm(range(1, params.epochs + 1), desc="train", unit="epoch", disable=None)
-    for epoch in progress:
-        train_loss = 0.0
-        for x, y, lengths in shuffled_batches(rows, batch_size):
-            loss = cross_entropy(model(x, lengths), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if scheduler:
-                scheduler.step()
-            train_loss += loss.item() * len(y) / len(labels)
-        epochs.append(Epoch(train_loss, *validate(model, validation)))
-        check_finite(epoch, epochs[-1], optimizer.param_groups[0]["lr"])
-        progress.set_postfix(loss=f"{train_loss:.4f}", validation=f"{epochs[-1].validation_loss:.4f}", refresh=False)
-    return model.eval(), epochs
-
-
-def shuffled_batches(rows: Rows, batch_size: int) -> Iterator[Rows]:
-    """Deal the rows out at random; the order within a full batch makes no difference, so that one is not copied."""
-    count = len(rows[1])
-    if batch_size == count:
-        yield rows
-    else:
-        for chosen in torch.randperm(count).split(batch_size):
-            yield pick(rows, chosen)
-
-
-def pick(rows: Rows, chosen: Tensor | slice) -> Rows:
-    """Some of the rows."""
-    sequences, labels, lengths = rows
-    return sequences[chosen], labels[chosen], None if lengths is None else lengths[chosen]
+    while len(fit.epochs) < params.epochs and not out_of_patience(fit.epochs, params.early_stopping):
+        for batch in batches.epoch(len(fit.epochs), fit.step):
+            step = len(fit.epochs) * len(batches) + fit.step
+            processes.seed(params.seed, step)
+            for group in fit.optimizer.param_groups:
+                group["lr"] = learning_rate(step, steps, params)
+            with precision:
+                logits = model(*batch.inputs)
+            losses = cross_entropy(
+                logits.float(), batch.labels, weights, reduction="sum", label_smoothing=params.label_smoothing
+            )
+            loss = losses / (batch.weight / processes.count)  # whose gradients are averaged
+            fit.optimizer.zero_grad()
+            fit.scaler.scale(loss).backward()
+            if params.gradient_clip is not None:
+                fit.scaler.unscale_(fit.optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clip)
+            fit.scaler.step(fit.optimizer)
+            fit.scaler.update()
+            fit.end_step(loss.detach(), batch.weight / processes.count)
+            progress.update(batch.rows)
+            if resume and resume.due():
+                resume.write(fit.state(processes))
+        train_loss = processes.sum(fit.loss_sum).item() / epoch_weight
+        epoch = Epoch(train_loss, *validate(fit.model, validation, processes))
+        check_finite(len(fit.epochs) + 1, epoch, fit.optimizer.param_groups[0]["lr"])
+        fit.end_epoch(epoch, params.keep)
+        progress.set_postfix(
+            epoch=f"{len(fit.epochs)}/{params.epochs}",
+            loss=f"{epoch.train_loss:.4f}",
+            validation=f"{epoch.validation_loss:.4f}",
+            refresh=False,
+        )
+    progress.close()
+    if fit.best:
+        fit.model.load_state_dict(fit.best)
+    return fit.model.eval(), fit.epochs
 
 
 def check_finite(number: int, epoch: Epoch, learning_rate: float) -> None:
@@ -147,14 +308,24 @@ def check_finite(number: int, epoch: Epoch, learning_rate: float) -> None:
             )
 
 
-def summary(model: SequenceClassifier, epochs: list[Epoch]) -> dict[str, float]:
-    """The figures of the last epoch, as they go into the metrics and into the exported files."""
-    last = epochs[-1]
+def best(epochs: list[Epoch]) -> int:
+    """The index of the epoch with the lowest validation loss: the first one, if there are several."""
+    return min(range(len(epochs)), key=lambda index: epochs[index].validation_loss)
+
+
+def out_of_patience(epochs: list[Epoch], patience: int | None) -> bool:
+    """Whether so many epochs have passed since the best one."""
+    return patience is not None and bool(epochs) and len(epochs) - 1 - best(epochs) >= patience
+
+
+def summary(model: SequenceClassifier, epochs: list[Epoch], keep: str) -> dict[str, float]:
+    """The figures of the epoch that the weights are of, as they go into the metrics and into the exported files."""
+    index = best(epochs) if keep == "best" else len(epochs) - 1
     return {
-        "epochs": len(epochs),
-        "train_loss": rounded(last.train_loss),
-        "validation_loss": rounded(last.validation_loss),
-        "validation_accuracy": rounded(last.validation_accuracy),
+        "epochs": index + 1,
+        "train_loss": rounded(epochs[index].train_loss),
+        "validation_loss": rounded(epochs[index].validation_loss),
+        "validation_accuracy": rounded(epochs[index].validation_accuracy),
         "weights": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -168,6 +339,18 @@ def loss_table(epochs: list[Epoch]) -> str:
     return "\n".join(["epoch,train_loss,validation_loss", *rows, ""])
 
 
+def fingerprint(data: Prepared, params: Params, architecture: Choice, processes: Processes) -> dict[str, str]:
+    """What the trained weights depend on: a state made from anything else is not gone on from."""
+    device = processes.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "parameters": f"{params.model_dump(exclude={'checkpoint_seconds'})} {architecture.name} {architecture.options}",
+        "data": hash_files(sorted(path for path in data.folder.iterdir() if not path.name.startswith("test"))),
+        "code": hash_sources(),
+        "hardware or libraries": f"{processes.count} processes, {device.type}, {name}, torch {torch.__version__}",
+    }
+
+
 def main() -> None:
     """Read the arguments and the parameters; train; write the checkpoint and the metrics."""
     args = parse_args(
@@ -177,11 +360,18 @@ def main() -> None:
     )
     params = read_params("train", Params)
     architecture = read_params("architecture", ArchitectureParams)
-    model, epochs = train(Prepared(args.prepared), params, architecture)
-    figures = summary(model, epochs)
-    save_checkpoint(args.checkpoint, Checkpoint(model, figures))
-    write_json(args.summary, figures)
-    write_bytes(args.loss, loss_table(epochs).encode())
+    data = Prepared(args.prepared)
+    with open_processes(params.device) as processes:
+        state_file = args.checkpoint.with_name(f".{args.checkpoint.stem}.resume")
+        inputs = fingerprint(data, params, architecture, processes) if processes.rank == 0 else {}
+        resume = ResumeFile(state_file, inputs, params.checkpoint_seconds, processes)
+        model, epochs = train(data, params, architecture, processes, resume)
+        if processes.rank == 0:
+            figures = summary(model, epochs, params.keep)
+            save_checkpoint(args.checkpoint, Checkpoint(model.cpu(), figures))
+            write_json(args.summary, figures)
+            write_bytes(args.loss, loss_table(epochs).encode())
+            resume.remove()
 
 
 if __name__ == "__main__":

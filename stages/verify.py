@@ -3,21 +3,20 @@
 The checks go from the outside in, and each problem starts with the name of the one that found it:
 
     executed   the file ran
-    interface  its tensor names, axes, types and classes
+    interface  its tensor names, axes and types, and the features and classes that it stores
     shapes     its logits' shape, on the whole split and at other batch sizes, and that the batch changes no values
-    values     its logits against PyTorch's
+    values     its logits against PyTorch's: all of them, each class's, the worst, and outside the data
     accuracy   the share of right answers that it loses
 
 All that is wrong is collected and written before the stage fails.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from shared.chunks import chunks
 from shared.export import ExportParams
 from shared.params import StageParams, read_params
+from shared.parity import BIN_EDGES, Comparison, Scale, compare, measure
 from shared.predictions import Prediction, find_reference, nest, read_predictions
 from shared.sequences import Prepared
 from shared.stage import StageError, parse_args, read_json, rounded, run, write_bytes, write_json
@@ -27,12 +26,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-Floats = NDArray[np.float32]
+Exported = Annotated[str, Field(pattern="^(onnx|coreml)$")]
 
-BIN_EDGES = np.array([0, *(float(f"{10 ** (third / 3):.3g}") for third in range(-27, 10))])
-"""Of the histogram of absolute errors: three bins a decade from 1e-9 to 1e3, and one below."""
-
-FLIPS_LISTED = 10  # of each file: the clearest
+Key = tuple[str, str]
+"""Format and precision of a file."""
 
 
 class Tolerance(StageParams):
@@ -45,31 +42,8 @@ class Tolerance(StageParams):
 class Params(StageParams):
     """Section `verify`."""
 
-    tolerance: dict[Literal["onnx", "coreml"], dict[str, Tolerance]]
+    tolerance: dict[Exported, dict[str, Tolerance]]
     largest_error: float = Field(ge=1)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What the errors are measured against: the standard deviation and the range of PyTorch's logits."""
-
-    deviation: float
-    range: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What one pass over a file's logits gives.
-
-    Attributes:
-        figures: See `compare`.
-        errors: How many absolute errors fall into each bin between `BIN_EDGES`; the last one takes all above, too.
-        flips: The clearest flips: row of the test split, PyTorch's class and the file's as indices, margin.
-    """
-
-    figures: dict[str, Any]
-    errors: NDArray[np.int64]
-    flips: list[tuple[int, int, int, float]]
 
 
 def check_interface(found: Prediction, reference: Prediction, names: ExportParams) -> list[str]:
@@ -124,87 +98,6 @@ def check_shapes(found: Prediction, reference: Prediction, largest_difference: f
     return problems
 
 
-def measure(reference: Floats) -> Scale:
-    """Deviation and range of PyTorch's logits, in float64.
-
-    Raises:
-        StageError: They are all equal, or not all finite.
-    """
-    low, high, total, squares = np.inf, -np.inf, 0.0, 0.0
-    for (logits,) in chunks(reference):
-        low, high = min(low, float(logits.min())), max(high, float(logits.max()))
-        total += float(logits.sum(dtype=np.float64))
-    if not (np.isfinite(total) and low < high):
-        raise StageError("PyTorch's logits are all equal or not finite: there is nothing to measure an error against")
-    for (logits,) in chunks(reference):
-        squares += float(np.square(logits.astype(np.float64) - total / reference.size).sum())
-    return Scale(float(np.sqrt(squares / reference.size)), high - low)
-
-
-def compare(logits: Floats, reference: Floats, scale: Scale) -> Comparison:
-    """How far logits (rows, classes) are from PyTorch's.
-
-    Its figures:
-        - `max_absolute_error`, `mean_absolute_error`: over all logits.
-        - `relative_error`: the root mean square of the error, divided by the standard deviation of PyTorch's logits.
-          Unlike the largest error it does not grow with the number of rows.
-        - `worst_class_error`: the same of the class whose logits are furthest off.
-        - `largest_error`: of a single logit, divided by the same standard deviation.
-        - `psnr_db`: 20 log10(range of PyTorch's logits / root mean square of the error); None if there is no error.
-        - `argmax_agreement`: the share of rows with the same predicted class.
-        - `flips`: the rows whose predicted class differs; `largest_flipped_margin`: how far PyTorch's two best logits
-          are apart in the clearest of them; `flips_within_margin`: whether that is at most twice the largest error of
-          the rows that did not flip, so that the rounding seen everywhere explains every flip.
-
-    Raises:
-        StageError: A logit is not finite.
-    """
-    first_row = flips = 0
-    total = largest = largest_unflipped = 0.0
-    squares = np.zeros(reference.shape[1])
-    counts = np.zeros(len(BIN_EDGES) - 1, np.int64)
-    clearest: list[tuple[int, int, int, float]] = []
-    for ours, theirs in chunks(logits, reference):
-        if not np.isfinite(ours).all():
-            row = first_row + int(np.argmin(np.isfinite(ours).all(axis=1)))
-            raise StageError(f"the logits of row {row} are not finite")
-        error = np.abs(ours - theirs.astype(np.float64))
-        total += float(error.sum())
-        squares += np.square(error).sum(axis=0)
-        largest = max(largest, float(error.max()))
-        bins = np.searchsorted(BIN_EDGES[:-1], error.ravel(), side="right") - 1
-        counts += np.bincount(bins, minlength=len(counts))
-
-        predicted, expected = ours.argmax(axis=1), theirs.argmax(axis=1)
-        flipped = np.flatnonzero(predicted != expected)
-        flips += len(flipped)
-        largest_unflipped = max(largest_unflipped, float(np.delete(error, flipped, axis=0).max(initial=0)))
-        best = np.sort(theirs[flipped].astype(np.float64), axis=1)
-        margins = best[:, -1] - best[:, -2]
-        listed = np.argsort(-margins, kind="stable")[:FLIPS_LISTED]
-        clearest += [
-            (first_row + int(row), int(expected[row]), int(predicted[row]), float(margin))
-            for row, margin in zip(flipped[listed], margins[listed], strict=True)
-        ]
-        clearest = sorted(clearest, key=lambda flip: -flip[3])[:FLIPS_LISTED]
-        first_row += len(ours)
-    rms = float(np.sqrt(squares.sum() / reference.size))
-    margin = clearest[0][3] if clearest else 0.0
-    figures = {
-        "max_absolute_error": rounded(largest, 3),
-        "mean_absolute_error": rounded(total / reference.size, 3),
-        "relative_error": rounded(rms / scale.deviation, 3),
-        "worst_class_error": rounded(float(np.sqrt(squares.max() / len(reference))) / scale.deviation, 3),
-        "largest_error": rounded(largest / scale.deviation, 3),
-        "psnr_db": rounded(20 * np.log10(scale.range / rms), 3) if rms else None,
-        "argmax_agreement": rounded(1 - flips / len(reference)),
-        "flips": flips,
-        "largest_flipped_margin": rounded(margin, 3),
-        "flips_within_margin": margin <= 2 * largest_unflipped,
-    }
-    return Comparison(figures, counts, clearest)
-
-
 def made_up_errors(found: Prediction, reference: Prediction, scale: Scale) -> dict[str, float | None]:
     """The largest relative error of a logit on made-up sequences, by their number of time steps; None if not finite.
 
@@ -242,9 +135,10 @@ def check_values(
             for time, error in made_up.items()
         ),
     ):
-        if error is None or error > allowed:
-            found = "not finite" if error is None else f"{error}"
-            return [f"values: {words} is {found}; allowed: {allowed}"]
+        if error is None:
+            return [f"values: {words} is not finite"]
+        if error > allowed:
+            return [f"values: {words} {error} is above the tolerance {allowed}"]
     return []
 
 
@@ -263,14 +157,15 @@ def verify(
     scale: Scale,
     names: ExportParams,
     params: Params,
-    tolerance: Tolerance,
     accuracy_loss: float | None,
 ) -> tuple[dict[str, Any], Comparison | None]:
     """All figures of one executed file, under `problems` everything that is wrong with it in words, and its errors."""
+    tolerance = params.tolerance[found.format][found.precision]
     figures: dict[str, Any] = {
         "executor": found.record["executor"],
         "executor_version": found.record["executor_version"],
         "platform": found.record["platform"],
+        "batch_dependent": bool(found.record.get("batch_dependent")),
         "tolerance": tolerance.relative_error,
         "accuracy_loss": accuracy_loss,
         "allowed_accuracy_loss": tolerance.accuracy_loss,
@@ -286,10 +181,10 @@ def verify(
             errors = [error for error in made_up.values() if error is not None]
             figures |= comparison.figures | {"made_up_error": max(errors) if errors else None}
             values = check_values(figures, made_up, tolerance, params)
-    compares_batches = comparison is not None and not found.record.get("batch_dependent")
+    judges_batches = comparison is not None and not figures["batch_dependent"]
     problems = [
         *check_interface(found, reference, names),
-        *check_shapes(found, reference, tolerance.relative_error * scale.deviation if compares_batches else None),
+        *check_shapes(found, reference, tolerance.relative_error * scale.deviation if judges_batches else None),
         *values,
         *check_accuracy(accuracy_loss, tolerance),
     ]
@@ -298,33 +193,28 @@ def verify(
 
 def verify_all(
     predictions: list[Prediction], evaluation: dict[str, Any], names: ExportParams, params: Params
-) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[tuple[str, str], Comparison]]:
+) -> tuple[dict[Key, dict[str, Any]], dict[Key, Comparison]]:
     """Figures of every file that was executed or should have been, and the errors of those with comparable logits."""
     reference = find_reference(predictions)
     scale = measure(reference.logits)
-    tolerances: dict[tuple[str, str], Tolerance] = {
-        (file_format, precision): tolerance
-        for file_format, precisions in params.tolerance.items()
-        for precision, tolerance in precisions.items()
-    }
-    figures: dict[tuple[str, str], dict[str, Any]] = {}
-    comparisons: dict[tuple[str, str], Comparison] = {}
+    listed = [(file_format, precision) for file_format, named in params.tolerance.items() for precision in named]
+    figures: dict[Key, dict[str, Any]] = {}
+    comparisons: dict[Key, Comparison] = {}
     for found in predictions:
         key = (found.format, found.precision)
-        tolerance = tolerances.pop(key, None)
         if found is reference:
             continue
         if found.failure:
             figures[key] = rejected(f"executed: {found.failure}")
-        elif tolerance is None:
+        elif key not in listed:
             figures[key] = rejected(f"values: no tolerance to judge them by: add verify.tolerance.{'.'.join(key)}")
         else:
             loss = accuracy_loss(found, reference, evaluation)
-            figures[key], comparison = verify(found, reference, scale, names, params, tolerance, loss)
+            figures[key], comparison = verify(found, reference, scale, names, params, loss)
             if comparison:
                 comparisons[key] = comparison
-    for key in tolerances:
-        figures[key] = rejected("executed: no prediction was found")
+    for key in listed:
+        figures.setdefault(key, rejected("executed: no prediction was found"))
     return figures, comparisons
 
 
@@ -342,7 +232,7 @@ def accuracy_loss(found: Prediction, reference: Prediction, evaluation: dict[str
     return round(theirs - ours, 6)
 
 
-def parity_table(comparisons: dict[tuple[str, str], Comparison]) -> pd.DataFrame:
+def parity_table(comparisons: dict[Key, Comparison]) -> pd.DataFrame:
     """How many logits of each file have an absolute error from `low` to below `high`."""
     return pd.DataFrame(
         [
@@ -354,15 +244,18 @@ def parity_table(comparisons: dict[tuple[str, str], Comparison]) -> pd.DataFrame
     )
 
 
-def flips_table(
-    comparisons: dict[tuple[str, str], Comparison], labels: NDArray[np.int64], classes: list[str]
-) -> pd.DataFrame:
+def flips_table(comparisons: dict[Key, Comparison], labels: NDArray[np.int64], classes: list[str]) -> pd.DataFrame:
     """The clearest flips of each file: classes by name, and the margin between PyTorch's two best logits."""
     return pd.DataFrame(
         [
-            (*key, row, classes[labels[row]], classes[theirs], classes[ours], rounded(margin, 3))
+            (
+                *key,
+                flip.row,
+                *(classes[i] for i in (labels[flip.row], flip.expected, flip.predicted)),
+                rounded(flip.margin, 3),
+            )
             for key, comparison in comparisons.items()
-            for row, theirs, ours, margin in comparison.flips
+            for flip in comparison.flips
         ],
         columns=["format", "variant", "row", "actual", "pytorch", "predicted", "margin"],
     )

@@ -40,9 +40,9 @@ class Onnx:
     def set_constant(self, name: str, value: Array) -> None:
         for tensor in self.graph.initializer:
             if tensor.name == name:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
                 return
-        self.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value, order="C"), name))
 
     def set_attribute(self, op_type: str, name: str, value: Any) -> None:
         node = self.node(op_type)
@@ -100,17 +100,19 @@ class Package:
         """The first operation of a type."""
         return next(op for op in self.block.operations if op.type == op_type)
 
-    def name(self, op_type: str, argument: str) -> str:
-        """The name of what an operation is given."""
-        return str(self.op(op_type).inputs[argument].arguments[0].name)
+    def value(self, op_type: str, argument: str, index: int = 0) -> Any:
+        """What an operation is given as a constant: the first operation of its type, or a later one."""
+        op = [op for op in self.block.operations if op.type == op_type][index]
+        if argument in op.attributes:
+            return op.attributes[argument]
+        [given] = op.inputs[argument].arguments
+        if given.HasField("value"):
+            return given.value
+        return next(op for op in self.block.operations if op.outputs[0].name == given.name).attributes["val"]
 
-    def value(self, name: str) -> Any:
-        """The value of a constant, as the program holds it."""
-        return next(op for op in self.block.operations if op.outputs[0].name == name).attributes["val"]
-
-    def constant(self, name: str) -> Array:
-        """The values of a constant, from the weights' file or from the program."""
-        value = self.value(name)
+    def get(self, op_type: str, argument: str, index: int = 0) -> Array:
+        """The numbers of a constant, from the weights' file or from the program."""
+        value = self.value(op_type, argument, index)
         shape = [dimension.constant.size for dimension in value.type.tensorType.dimensions]
         if value.HasField("blobFileValue"):
             sentinel, dtype, size, offset = BLOB.unpack_from(self.weights, value.blobFileValue.offset)
@@ -121,12 +123,12 @@ class Package:
             return np.frombuffer(tensor.bytes.values, np.float16).reshape(shape)
         return np.array(tensor.floats.values, np.float32).reshape(shape)
 
-    def set_constant(self, name: str, values: Array) -> None:
-        """Overwrite the values of a constant by as many."""
-        value = self.value(name)
-        old = self.constant(name)
+    def set(self, op_type: str, argument: str, values: Array, index: int = 0) -> None:
+        """Overwrite the numbers of a constant by as many."""
+        value, old = self.value(op_type, argument, index), self.get(op_type, argument, index)
         assert values.shape == old.shape
-        values = values.astype(old.dtype)
+        with np.errstate(over="ignore"):
+            values = values.astype(old.dtype)
         if value.HasField("blobFileValue"):
             _, _, size, offset = BLOB.unpack_from(self.weights, value.blobFileValue.offset)
             self.weights[offset : offset + size] = values.tobytes()
@@ -135,9 +137,9 @@ class Package:
         else:
             value.immediateValue.tensor.floats.values[:] = values.ravel().tolist()
 
-    def string(self, op_type: str, argument: str, value: str) -> None:
+    def set_string(self, op_type: str, argument: str, value: str) -> None:
         """Set what an operation is given as a string."""
-        self.value(self.name(op_type, argument)).immediateValue.tensor.strings.values[:] = [value]
+        self.value(op_type, argument).immediateValue.tensor.strings.values[:] = [value]
 
     @property
     def metadata(self) -> Any:

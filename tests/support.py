@@ -1,6 +1,7 @@
 """Real projects in temporary folders: run by DVC as a user would, or by calling the stages in this process."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -20,8 +21,10 @@ from shared import AVX2_KERNELS
 from shared.architectures import ArchitectureParams, Choice
 from shared.export import ExportParams
 from shared.model import ModelConfig, SequenceClassifier
+from shared.sequences import PreparedWriter, Schema, Split, SplitArrays
 from shared.stage import run
 
+import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -188,6 +191,12 @@ def copy_repository(folder: Path) -> Project:
     return project
 
 
+@functools.cache
+def read_yaml(text: str) -> Any:
+    """The content of a YAML file; not to be changed."""
+    return YAML(typ="safe").load(text)
+
+
 def items_of(stage: dict[str, Any], params: dict[str, Any]) -> list[str]:
     """What a `foreach` stage is repeated for: a list of its own, or `${section.key}`, a list of params.yaml."""
     listed = stage["foreach"]
@@ -197,28 +206,17 @@ def items_of(stage: dict[str, Any], params: dict[str, Any]) -> list[str]:
     return [str(item) for item in listed]
 
 
-def stages() -> dict[str, Any]:
-    """The stages of dvc.yaml, as they are written there."""
-    found: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    return found
-
-
-def command(stage: str) -> list[str]:
-    """The command of one stage in words; of a `foreach` stage for the item in its name."""
-    name, _, item = stage.partition("@")
-    written = stages()[name]
-    return shlex.split(written.get("do", written)["cmd"].replace("${item}", item))
-
-
 def commands(folder: Path = ROOT) -> dict[str, list[str]]:
     """Every stage of dvc.yaml, `foreach` written out with a folder's parameters, and its command in words."""
-    params = YAML(typ="safe").load(folder / "params.yaml")
-    names = [
-        name if item is None else f"{name}@{item}"
-        for name, stage in stages().items()
-        for item in (items_of(stage, params) if "foreach" in stage else [None])
-    ]
-    return {name: command(name) for name in names}
+    params = read_yaml((folder / "params.yaml").read_text())
+    found = {}
+    for name, stage in read_yaml((ROOT / "dvc.yaml").read_text())["stages"].items():
+        if "foreach" in stage:
+            for item in items_of(stage, params):
+                found[f"{name}@{item}"] = shlex.split(stage["do"]["cmd"].replace("${item}", item))
+        else:
+            found[name] = shlex.split(stage["cmd"])
+    return found
 
 
 @dataclass(frozen=True)
@@ -235,7 +233,7 @@ class Workspace:
 
     def call(self, stage: str, *paths: str) -> str:
         """Run a stage with the arguments that dvc.yaml gives it, or others; return what it says on stderr."""
-        _, script, *usual = command(stage)
+        _, script, *usual = commands(self.folder)[stage]
         self.patch.chdir(self.folder)
         self.patch.setattr(sys, "argv", [script, *(paths or usual)])
         self.capsys.readouterr()
@@ -285,3 +283,29 @@ def rejections(workspace: Workspace, file_format: str) -> dict[str, str]:
         for precision, figures in verified[file_format].items()
         if not figures["passed"]
     }
+
+
+def write_prepared(folder: Path, splits: dict[Split, SplitArrays], features: list[str], classes: list[str]) -> None:
+    """Write a prepared folder; mean and deviation are zero and one, whatever the rows are."""
+    train = splits["train"]
+    counts = {split: len(arrays.labels) for split, arrays in splits.items()}
+    time_steps = train.sequences.shape[1]
+    schema = Schema(
+        features=features,
+        time_steps=time_steps,
+        classes=classes,
+        ragged=train.lengths is not None,
+        rows=counts,
+        class_rows={
+            split: np.bincount(arrays.labels, minlength=len(classes)).tolist() for split, arrays in splits.items()
+        },
+        length_range=(1, time_steps),
+        filled=0,
+        mean=[0.0] * len(features),
+        deviation=[1.0] * len(features),
+    )
+    with PreparedWriter(folder, counts, time_steps, len(features), ragged=schema.ragged) as writer:
+        for split, arrays in splits.items():
+            lengths = np.full(counts[split], time_steps, np.int32) if arrays.lengths is None else arrays.lengths
+            writer.append(split, arrays.sequences, arrays.labels, lengths)
+    writer.finish(schema)

@@ -10,10 +10,10 @@ from shared.architectures import ARCHITECTURES
 from shared.inspection import inspect_file
 from shared.model import Checkpoint, SequenceClassifier
 from shared.runtimes import Floats, open_runtime
-from shared.sequences import Prepared, PreparedWriter
+from shared.sequences import Prepared, Split, SplitArrays
 from shared.stage import StageError
 from shared.stock_export import export_stock
-from tests.support import EXPORT_NAMES, Workspace, classifier
+from tests.support import EXPORT_NAMES, Workspace, classifier, write_prepared
 
 import numpy as np
 import onnx
@@ -32,16 +32,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Prepared]:
     found = {}
     for ragged in RAGGED:
         folder = tmp_path_factory.mktemp("prepared") / "data"
-        writer = PreparedWriter(folder, {"train": 64, "validation": 1, "test": 50}, 5, 2, ragged=ragged)
         generator = np.random.default_rng(0)
-        for arrays in writer.splits.values():
-            arrays.sequences[:] = generator.normal(size=arrays.sequences.shape)
-            arrays.labels[:] = 0
-            if arrays.lengths is not None:
-                arrays.lengths[:] = generator.integers(1, 6, len(arrays.lengths))
-        writer.close(["x", "y"], ["on", "off", "none"], [0.0, 0.0], [1.0, 1.0])
+        rows: dict[Split, int] = {"train": 64, "validation": 1, "test": 50}
+        splits = {split: random_rows(count, generator, ragged=ragged) for split, count in rows.items()}
+        write_prepared(folder, splits, ["x", "y"], ["on", "off", "none"])
         found[ragged] = Prepared(folder)
     return found
+
+
+def random_rows(count: int, generator: np.random.Generator, *, ragged: bool) -> SplitArrays:
+    sequences = generator.normal(size=(count, 5, 2)).astype(np.float32)
+    lengths = generator.integers(1, 6, count, np.int32) if ragged else None
+    return SplitArrays(sequences, np.zeros(count, np.int64), lengths)
 
 
 def row_by_row(path: Path, data: Prepared) -> Floats:
@@ -144,10 +146,10 @@ def test_a_graph_whose_lstm_the_quantiser_would_skip_in_silence_is_refused(
         compress_onnx.compress(path.read_bytes(), compress_onnx.RECIPES["int8"], prepared[False], PARAMS)
 
 
-def test_the_default_model_in_int8_takes_a_third(compressed_run: Path) -> None:
+def test_the_default_model_in_int8_takes_a_third(small_run: Path) -> None:
     """The size does not depend on the training."""
     plain, compressed = (
-        inspect_file(compressed_run / f"models/onnx/classifier-{name}.onnx") for name in ("fp32", "int8")
+        inspect_file(small_run / f"models/onnx/classifier-{name}.onnx") for name in ("fp32", "int8")
     )
     assert compressed.bytes <= 0.35 * plain.bytes
     assert compressed.ops["DynamicQuantizeLSTM"] == 1

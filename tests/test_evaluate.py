@@ -56,12 +56,24 @@ def test_logits_that_cannot_be_judged_are_refused(logits: Any, message: str) -> 
 
 def test_every_file_is_judged_and_the_confusion_table_is_pytorch_s(workspace: Workspace) -> None:
     figures = json.loads((workspace.folder / "metrics" / "evaluate.json").read_text())
-    assert {name: list(precisions) for name, precisions in figures.items()} == {
-        "pytorch": ["fp32"],
-        "onnx": ["fp32"],
-        "coreml": ["fp16", "fp32"],
+    predicted = {
+        name: sorted(file.stem for file in (workspace.folder / "data/predictions" / name).glob("*.npy"))
+        for name in ("pytorch", "onnx", "coreml")
     }
+    assert {name: list(precisions) for name, precisions in figures.items()} == predicted
     table = pd.read_csv(workspace.folder / "metrics" / "confusion.csv")
     right = table[table["actual"] == table["predicted"]]["rows"].sum()
     assert table["rows"].sum() == 400
     assert right / 400 == pytest.approx(figures["pytorch"]["fp32"]["accuracy"])
+
+
+def test_a_file_that_cannot_be_judged_has_no_figures_and_hides_no_other(workspace: Workspace) -> None:
+    figures = workspace.folder / "metrics" / "evaluate.json"
+    before = json.loads(figures.read_text())
+    folder = workspace.folder / "data" / "predictions"
+    np.save(folder / "onnx/fp32.npy", np.full((400, 3), np.nan, np.float32))
+    np.save(folder / "onnx/fp16.npy", np.zeros((400, 2), np.float32))
+    (folder / "coreml/fp32.json").write_text(json.dumps({"failure": "it cannot be opened"}))
+    workspace.call("evaluate")
+    del before["onnx"]["fp32"], before["onnx"]["fp16"], before["coreml"]["fp32"]
+    assert json.loads(figures.read_text()) == before

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import export_coreml
 from shared.coreml_reference import CoreMLReference, InputError
@@ -26,10 +25,6 @@ TRAINING = {"validation_loss": 0.125}
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 
-def checkpoint(**options: Any) -> Checkpoint:
-    return Checkpoint(classifier(hidden_size=48, **options), TRAINING)
-
-
 def convert(
     model: Checkpoint, path: Path, precision: export_coreml.Precision = "fp32", target: str = "iOS17"
 ) -> CoreMLReference:
@@ -42,7 +37,7 @@ def convert(
 
 @pytest.fixture(scope="module")
 def model() -> Checkpoint:
-    return checkpoint()
+    return Checkpoint(classifier(hidden_size=48), TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +64,6 @@ def test_it_computes_what_torch_computes_at_every_batch_size(
     model: Checkpoint, packages: dict[str, tuple[Path, CoreMLReference]], precision: str, tolerance: float
 ) -> None:
     assert_parity(model, packages[precision][1], tolerance)
-
-
-@pytest.mark.parametrize("changes", [{"bidirectional": True}, {"layers": 2}])
-def test_deeper_models_keep_their_ranged_batch(changes: dict[str, Any], tmp_path: Path) -> None:
-    deeper = checkpoint(**changes)
-    assert_parity(deeper, convert(deeper, tmp_path / "deeper.mlpackage"), 1e-6)
 
 
 @pytest.mark.parametrize(("target", "version"), [("iOS15", 6), ("iOS18", 9)])

@@ -14,7 +14,8 @@ CHUNK_BYTES = 2**22
 def chunks(*arrays: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
     """Yield the same rows of every array, in order, and give back the memory that reading them took."""
     rows = len(arrays[0])
-    step = max(1, CHUNK_BYTES // max(array.nbytes // max(rows, 1) for array in arrays))
+    row_bytes = max(array[:1].nbytes for array in arrays)
+    step = max(1, CHUNK_BYTES // max(1, row_bytes))
     for start in range(0, rows, step):
         yield tuple(array[start : start + step] for array in arrays)
         for array in arrays:

@@ -1,6 +1,7 @@
 """A section of params.yaml -> a validated, frozen object."""
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,12 +49,7 @@ def read_params(section: str, model: type[Params]) -> Params:
         StageError: The file or the section is missing, or a key is unknown, missing, of the wrong type or out of range;
             the message names the key, what was found and what is allowed.
     """
-    try:
-        sections = YAML(typ="safe", pure=True).load(PARAMS_FILE.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StageError(f"{PARAMS_FILE}: no such file; run from the project's folder") from None
-    except YAMLError as error:
-        raise StageError(f"{PARAMS_FILE}: not valid YAML: {one_line(error)}") from None
+    sections = _read_file()
     if not isinstance(sections, dict) or not isinstance(sections.get(section), dict):
         found = list(sections) if isinstance(sections, dict) else sections
         raise StageError(f"{PARAMS_FILE}: section {section!r} is missing{closest(section, found)}; found {found}")
@@ -62,6 +58,33 @@ def read_params(section: str, model: type[Params]) -> Params:
     except ValidationError as error:
         messages = [_explain(section, detail, model) for detail in error.errors()]
         raise StageError(f"{PARAMS_FILE}: " + "; ".join(messages)) from None
+
+
+def read_sections() -> dict[str, dict[str, Any]]:
+    """All of `params.yaml` as plain data, to be shown: whatever computes with a section validates it by `read_params`.
+
+    Raises:
+        StageError: The file is missing or is not one section after the other.
+    """
+    sections = _read_file()
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise StageError(f"{PARAMS_FILE}: expected sections of keys and values")
+    return sections
+
+
+def _read_file() -> Any:
+    try:
+        return _parse(PARAMS_FILE.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StageError(f"{PARAMS_FILE}: no such file; run from the project's folder") from None
+    except YAMLError as error:
+        raise StageError(f"{PARAMS_FILE}: not valid YAML: {one_line(error)}") from None
+
+
+@functools.cache
+def _parse(text: str) -> Any:
+    """The content of a YAML file: parsed once, however many sections a stage reads."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def _explain(section: str, detail: Any, model: type[StageParams]) -> str:

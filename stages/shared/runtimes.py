@@ -191,7 +191,8 @@ def open_session(path: Path, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # From its bytes: weights in a second file would be left behind where this one is shipped.
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions have no common base
         raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
 

@@ -11,7 +11,8 @@ more memory for a longer table.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, get_args
 
 from shared.stage import StageError, write_json
 
@@ -33,6 +34,8 @@ class Schema(BaseModel):
         ragged: Whether sequences differ in length: shorter ones are padded with zeros at the end.
         rows: Number of rows of each split.
         class_rows: Number of rows of each class in each split, in the order of the classes.
+        length_range: Steps of the shortest sequence and of the longest.
+        filled: Number of missing values that were filled in.
         mean: Mean of each feature over the training split, padding left out.
         deviation: Standard deviation of each feature over the training split, padding left out.
     """
@@ -45,6 +48,8 @@ class Schema(BaseModel):
     ragged: bool
     rows: dict[Split, int]
     class_rows: dict[Split, list[int]]
+    length_range: tuple[int, int]
+    filled: int
     mean: list[float]
     deviation: list[float]
 
@@ -103,43 +108,45 @@ class Prepared:
 
 
 class PreparedWriter:
-    """Creates a prepared folder's arrays, to be filled row by row in any order."""
+    """Writes a prepared folder, each split from its first row to its last; a context manager.
+
+    The arrays are appended to and not mapped, because the pages of a mapped file count as the process's own memory.
+    """
 
     def __init__(self, folder: Path, rows: dict[Split, int], time_steps: int, features: int, *, ragged: bool) -> None:
         folder.mkdir()
-        self.folder = folder
-        self.rows = rows
-        self.splits = {
-            split: SplitArrays(
-                self._create(f"{split}.npy", (count, time_steps, features), np.float32),
-                self._create(f"{split}_labels.npy", (count,), np.int64),
-                self._create(f"{split}_lengths.npy", (count,), np.int32) if ragged else None,
-            )
-            for split, count in rows.items()
-        }
+        self._folder = folder
+        self._ragged = ragged
+        self._files: dict[str, BinaryIO] = {}
+        for split, count in rows.items():
+            self._create(f"{split}.npy", (count, time_steps, features), np.float32)
+            self._create(f"{split}_labels.npy", (count,), np.int64)
+            if ragged:
+                self._create(f"{split}_lengths.npy", (count,), np.int32)
 
-    def _create(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        array: NDArray[Any] = np.lib.format.open_memmap(self.folder / name, mode="w+", dtype=dtype, shape=shape)
-        return array
+    def _create(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self._files[name] = file = (self._folder / name).open("wb")
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
 
-    def close(self, features: list[str], classes: list[str], mean: list[float], deviation: list[float]) -> None:
-        """Flush the arrays and write the schema: only now is the folder complete."""
-        for arrays in self.splits.values():
-            for array in (arrays.sequences, arrays.labels, arrays.lengths):
-                if isinstance(array, np.memmap):
-                    array.flush()
-        train = self.splits["train"]
-        schema = Schema(
-            features=features,
-            time_steps=train.sequences.shape[1],
-            classes=classes,
-            ragged=train.lengths is not None,
-            rows=self.rows,
-            class_rows={
-                split: np.bincount(arrays.labels, minlength=len(classes)).tolist()
-                for split, arrays in self.splits.items()
-            },
-            mean=mean,
-            deviation=deviation,
-        )
-        write_json(self.folder / "schema.json", schema.model_dump())
+    def append(
+        self, split: Split, sequences: NDArray[np.float32], labels: NDArray[np.int64], lengths: NDArray[np.int32]
+    ) -> None:
+        """Add rows to a split; `lengths` are kept only where they differ."""
+        self._files[f"{split}.npy"].write(np.ascontiguousarray(sequences, np.float32).data)
+        self._files[f"{split}_labels.npy"].write(np.ascontiguousarray(labels, np.int64).data)
+        if self._ragged:
+            self._files[f"{split}_lengths.npy"].write(np.ascontiguousarray(lengths, np.int32).data)
+
+    def finish(self, schema: Schema) -> None:
+        """Write the schema: only now is the folder complete."""
+        write_json(self._folder / "schema.json", schema.model_dump())
+
+    def __enter__(self) -> "PreparedWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()

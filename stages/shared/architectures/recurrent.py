@@ -21,7 +21,7 @@ class Recurrent(Architecture):
         cell: torch's module.
         onnx_op: ONNX's operator.
         onnx_attributes: Those that make it compute what torch does.
-        onnx_gates: Where torch's weights have each of ONNX's gates.
+        onnx_gates: Where torch has each of ONNX's gates.
     """
 
     cell: ClassVar[type[Cell]]
@@ -68,7 +68,12 @@ class Recurrent(Architecture):
 
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
         """See `Architecture`."""
-        last = self._read(sequence) if lengths is None else self._read_ragged(sequence, lengths)
+        if torch.onnx.is_in_onnx_export() and (lengths is not None or self.options.layers > 1 or self.directions > 1):
+            last = self._read_in_onnx(sequence, lengths)
+        elif lengths is None:
+            last = self._read(sequence)
+        else:
+            last = self._read_ragged(sequence, lengths)
         logits: Tensor = self.linear(self.dropout(last))
         return logits
 
@@ -79,45 +84,49 @@ class Recurrent(Architecture):
         return torch.cat([h_n[-2], h_n[-1]], dim=1) if self.directions == 2 else h_n[-1]
 
     def _read_ragged(self, sequence: Tensor, lengths: Tensor) -> Tensor:
-        """The last state; torch's own way to lengths, a packed sequence, does not export."""
+        """The state after each sequence's own last step; torch's way to it, a packed sequence, does not export."""
         assert isinstance(self.rnn, nn.ModuleList)
-        read = self._onnx_layer if torch.onnx.is_in_onnx_export() else self._layer
-        outputs = last = sequence
+        states = []
         for start in range(0, len(self.rnn), self.directions):
-            nets = [net for net in self.rnn[start : start + self.directions] if isinstance(net, Cell)]
-            outputs, last = read(nets, self.dropout(outputs) if start else outputs, lengths)
-        return last
+            nets = self.rnn[start : start + self.directions]
+            outputs = [nets[0](sequence)[0], *(net(reverse(sequence, lengths))[0] for net in nets[1:])]
+            states = [last_step(part, lengths) for part in outputs]
+            aligned = [outputs[0], *(reverse(part, lengths) for part in outputs[1:])]
+            sequence = self.dropout(torch.cat(aligned, dim=2))
+        return torch.cat(states, dim=1)
 
-    def _layer(self, nets: list[Cell], sequence: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """One layer: its outputs (batch, time, directions x hidden) and its last state (batch, directions x hidden)."""
-        outputs, *backward = nets[0](sequence)[0], *(net(reverse(sequence, lengths))[0] for net in nets[1:])
-        last = [last_step(part, lengths) for part in (outputs, *backward)]
-        aligned = [outputs, *(reverse(part, lengths) for part in backward)]
-        return torch.cat(aligned, dim=2), torch.cat(last, dim=1)
+    def _read_in_onnx(self, sequence: Tensor, lengths: Tensor | None) -> Tensor:
+        """The same as ONNX's own operators: one a layer, which knows of both directions and of lengths.
 
-    def _onnx_layer(self, nets: list[Cell], sequence: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The same as one ONNX operator, which knows of lengths.
-
-        The graph is a tenth of what the exporter makes of `_layer`, where it also freezes the time axis of a second
-        layer.
+        The exporter writes two to five times as many nodes for the other two, and for `_read_ragged` it freezes the
+        time axis of the second layer without a word.
         """
-        batch, time, hidden = sequence.shape[0], sequence.shape[1], nets[0].hidden_size
+        batch, time, hidden = sequence.shape[0], sequence.shape[1], self.options.hidden_size
+        attributes = {"hidden_size": hidden, "direction": "bidirectional" if self.directions == 2 else "forward"}
+        outputs, state = sequence.transpose(0, 1), sequence
+        for weights in self._weights_of_layers():
+            w, r, b, rb = (
+                torch.stack([self._in_onnx_order(part) for part in parts]) for parts in zip(*weights, strict=True)
+            )
+            y, y_h = torch.onnx.ops.symbolic_multi_out(
+                self.onnx_op,
+                [outputs, w, r, torch.cat([b, rb], dim=1), lengths],
+                attributes | self.onnx_attributes,
+                dtypes=[sequence.dtype, sequence.dtype],
+                shapes=[(time, self.directions, batch, hidden), (self.directions, batch, hidden)],
+            )
+            outputs, state = y.transpose(1, 2).flatten(2), y_h.transpose(0, 1).flatten(1)
+        return state
 
-        def gates(name: str) -> Tensor:
-            parameters = [getattr(net, name) for net in nets]
-            rows = [slice(gate * hidden, (gate + 1) * hidden) for gate in self.onnx_gates]
-            return torch.stack([torch.cat([parameter[part] for part in rows]) for parameter in parameters])
+    def _weights_of_layers(self) -> list[list[list[Tensor]]]:
+        """For each layer and each direction the weights of the input and of the state, and the biases of both."""
+        nets = [net for net in self.rnn.modules() if isinstance(net, Cell)]
+        weights: list[list[Tensor]] = [list(direction) for net in nets for direction in net.all_weights]
+        return [weights[start : start + self.directions] for start in range(0, len(weights), self.directions)]
 
-        bias = torch.cat([gates("bias_ih_l0"), gates("bias_hh_l0")], dim=1)
-        attributes = {"hidden_size": hidden, "direction": "bidirectional" if len(nets) == 2 else "forward"}
-        y, y_h = torch.onnx.ops.symbolic_multi_out(
-            self.onnx_op,
-            [sequence.transpose(0, 1), gates("weight_ih_l0"), gates("weight_hh_l0"), bias, lengths],
-            attributes | self.onnx_attributes,
-            dtypes=[sequence.dtype, sequence.dtype],
-            shapes=[(time, len(nets), batch, hidden), (len(nets), batch, hidden)],
-        )
-        return y.transpose(1, 2).flatten(2).transpose(0, 1), y_h.transpose(0, 1).flatten(1)
+    def _in_onnx_order(self, weights: Tensor) -> Tensor:
+        hidden = self.options.hidden_size
+        return torch.cat([weights[gate * hidden : (gate + 1) * hidden] for gate in self.onnx_gates])
 
 
 def last_step(outputs: Tensor, lengths: Tensor) -> Tensor:

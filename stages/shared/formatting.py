@@ -1,0 +1,58 @@
+"""Figures as a person reads them, with units and sensible digits; parameters and names as text."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def format_size(count: float) -> str:
+    """Bytes as kB or MB (powers of 1000), with three significant digits or so."""
+    if count < 1e5:
+        return f"{count / 1e3:.1f} kB"
+    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:,.1f} MB"
+
+
+def format_points(share: float) -> str:
+    """A share as percentage points."""
+    return f"{100 * share:.2f}"
+
+
+def format_change(loss: float) -> str:
+    """A loss of accuracy as a change in percentage points, with its sign."""
+    text = f"{100 * abs(loss):.2f}"
+    return text if text == "0.00" else f"{MINUS if loss > 0 else '+'}{text}"
+
+
+def format_power(value: float, digits: int = 2) -> str:
+    """A small number, such as 1.3e-7."""
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def format_figure(value: float, digits: int = 3) -> str:
+    """Significant digits: as a power only where it is very small."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+
+
+def escape_markdown(text: object) -> str:
+    """Text as Markdown that shows it as it is, in a cell of a table too."""
+    return "".join(f"\\{character}" if character in "\\`*_{}[]<>#|~!" else character for character in str(text))
+
+
+def format_value(value: Any) -> str:
+    """A parameter, much as params.yaml has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The keys of a section, nested ones with dots, and their values."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            for index, item in enumerate(value):
+                yield f"{prefix}{key}.{index}", ", ".join(f"{name}: {found}" for name, found in flatten(item))
+        else:
+            yield f"{prefix}{key}", format_value(value)
