@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shared.stage import run
-from tests.support import EXPORTS_ONLY, ROOT, SMALL, Project, Workspace, command, commands, copy_repository, set_params
+from tests.support import ROOT, SMALL, Project, Workspace, commands, copy_repository, set_params
 
 import pytest
 
@@ -37,37 +37,16 @@ def reproduced(first_repro: tuple[Project, list[str]], tmp_path: Path) -> Projec
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the stages write from small parameters, run in this process, without the compressed files.
-
-    Not to be changed.
-    """
+    """A folder with everything that the stages write from small parameters, run in this process. Not to be changed."""
     folder = tmp_path_factory.mktemp("small")
     shutil.copy2(ROOT / "params.yaml", folder)
-    set_params(folder, SMALL | EXPORTS_ONLY)
-    call_stages(folder, list(commands(folder)))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def compressed_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small run's models, and those compressed from them. Not to be changed."""
-    folder = tmp_path_factory.mktemp("compressed")
-    shutil.copy2(ROOT / "params.yaml", folder)
     set_params(folder, SMALL)
-    for name in ("data/prepared", "models"):
-        shutil.copytree(small_run / name, folder / name)
-    call_stages(folder, [name for name in commands(folder) if name.startswith("compress_")])
-    return folder
-
-
-def call_stages(folder: Path, names: list[str]) -> None:
-    """Run stages in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in names:
-            _, script, *paths = command(name)
+        for _, script, *paths in commands(folder).values():
             patch.setattr(sys, "argv", [script, *paths])
             run(importlib.import_module(Path(script).stem).main)
+    return folder
 
 
 @pytest.fixture

@@ -100,10 +100,10 @@ def test_the_names_of_variants() -> None:
             compress_coreml.parse_variant(name)
 
 
-def test_the_default_model_takes_half_and_a_quarter(compressed_run: Path) -> None:
+def test_the_default_model_takes_half_and_a_quarter(small_run: Path) -> None:
     """The size does not depend on the training."""
     fp32, fp16, palette6 = (
-        inspect_file(compressed_run / f"models/coreml/classifier-{name}.mlpackage").bytes
+        inspect_file(small_run / f"models/coreml/classifier-{name}.mlpackage").bytes
         for name in ("fp32", "fp16", "palette6")
     )
     assert fp16 <= 0.55 * fp32

@@ -146,11 +146,9 @@ def test_a_graph_whose_lstm_the_quantiser_would_skip_in_silence_is_refused(
         compress_onnx.compress(path.read_bytes(), compress_onnx.RECIPES["int8"], prepared[False], PARAMS)
 
 
-def test_the_default_model_in_int8_takes_a_third(compressed_run: Path) -> None:
+def test_the_default_model_in_int8_takes_a_third(small_run: Path) -> None:
     """The size does not depend on the training."""
-    plain, compressed = (
-        inspect_file(compressed_run / f"models/onnx/classifier-{name}.onnx") for name in ("fp32", "int8")
-    )
+    plain, compressed = (inspect_file(small_run / f"models/onnx/classifier-{name}.onnx") for name in ("fp32", "int8"))
     assert compressed.bytes <= 0.35 * plain.bytes
     assert compressed.ops["DynamicQuantizeLSTM"] == 1
 

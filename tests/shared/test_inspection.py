@@ -85,10 +85,8 @@ def test_onnx_weights_are_found_everywhere_and_nothing_else_is_taken_for_one(tmp
         ("coreml/classifier-sparse50_palette4.mlpackage", "lut_to_sparse+sparse_to_dense", 10000 / 10553),
     ],
 )
-def test_every_variant_holds_the_weights_of_the_checkpoint(
-    compressed_run: Path, name: str, form: str, share: float
-) -> None:
-    facts = inspect_file(compressed_run / "models" / name)
+def test_every_variant_holds_the_weights_of_the_checkpoint(small_run: Path, name: str, form: str, share: float) -> None:
+    facts = inspect_file(small_run / "models" / name)
     assert facts.weights == (10553 if "coreml" in name else 10753)  # Core ML's LSTM has one bias where torch has two
     assert facts.share(form) == share
     assert facts.compressed_share == (0 if "fp32" in name or ".pt" in name else share if "int8" in name else 1)
