@@ -32,7 +32,7 @@ def line(
     verdict = "verified" if parity["passed"] else "; ".join(parity["problems"])
     if "relative_error" not in parity:
         return (name, parity.get("executor", ""), *task, "", "", *cost, verdict)
-    error = (f"{parity['relative_error']:.1e}", f"{parity['tolerance']:.0e}")
+    error = (f"{parity['relative_error']:.1e}", f"{parity['tolerance']:.1e}")
     return (name, parity["executor"], *task, *error, *cost, verdict)
 
 

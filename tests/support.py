@@ -209,14 +209,23 @@ def items_of(stage: dict[str, Any], params: dict[str, Any]) -> list[str]:
 def commands(folder: Path = ROOT) -> dict[str, list[str]]:
     """Every stage of dvc.yaml, `foreach` written out with a folder's parameters, and its command in words."""
     params = read_yaml((folder / "params.yaml").read_text())
-    found = {}
-    for name, stage in read_yaml((ROOT / "dvc.yaml").read_text())["stages"].items():
-        if "foreach" in stage:
-            for item in items_of(stage, params):
-                found[f"{name}@{item}"] = shlex.split(stage["do"]["cmd"].replace("${item}", item))
-        else:
-            found[name] = shlex.split(stage["cmd"])
-    return found
+    names = []
+    for name, stage in pipeline().items():
+        names += [f"{name}@{item}" for item in items_of(stage, params)] if "foreach" in stage else [name]
+    return {name: command(name) for name in names}
+
+
+def command(name: str) -> list[str]:
+    """The command of one stage, such as `train` or `predict@onnx`, in words."""
+    stage, _, item = name.partition("@")
+    text: str = pipeline()[stage].get("do", pipeline()[stage])["cmd"]
+    return shlex.split(text.replace("${item}", item))
+
+
+def pipeline() -> dict[str, Any]:
+    """The stages of dvc.yaml."""
+    stages: dict[str, Any] = read_yaml((ROOT / "dvc.yaml").read_text())["stages"]
+    return stages
 
 
 @dataclass(frozen=True)
@@ -233,7 +242,7 @@ class Workspace:
 
     def call(self, stage: str, *paths: str) -> str:
         """Run a stage with the arguments that dvc.yaml gives it, or others; return what it says on stderr."""
-        _, script, *usual = commands(self.folder)[stage]
+        _, script, *usual = command(stage)
         self.patch.chdir(self.folder)
         self.patch.setattr(sys, "argv", [script, *(paths or usual)])
         self.capsys.readouterr()
