@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shared.sequences import Schema, Split
+
 import numpy as np
 import pandas as pd
 
@@ -56,16 +58,21 @@ def write_inputs(
     metrics = folder / "metrics"
     metrics.mkdir(parents=True, exist_ok=True)
     shares = random.dirichlet(np.full(len(classes), 8.0))
-    class_rows = {
-        split: random.multinomial(count, shares) for split, count in
-        {"train": 400, "validation": 100, "test": rows}.items()
-    }  # fmt: skip
-    _write(folder / "data" / "prepared" / "schema.json", {
-        "features": ["value"], "time_steps": 6, "classes": classes, "ragged": False,
-        "rows": {split: int(counts.sum()) for split, counts in class_rows.items()},
-        "class_rows": {split: counts.tolist() for split, counts in class_rows.items()},
-        "mean": [4.99518], "deviation": [2.89147],
-    })  # fmt: skip
+    split_rows: dict[Split, int] = {"train": 400, "validation": 100, "test": rows}
+    class_rows = {split: random.multinomial(count, shares) for split, count in split_rows.items()}
+    schema = Schema(
+        features=["value"],
+        time_steps=6,
+        classes=classes,
+        ragged=False,
+        rows={split: int(counts.sum()) for split, counts in class_rows.items()},
+        class_rows={split: counts.tolist() for split, counts in class_rows.items()},
+        length_range=(6, 6),
+        filled=0,
+        mean=[4.99518],
+        deviation=[2.89147],
+    )
+    _write(folder / "data" / "prepared" / "schema.json", schema.model_dump())
     _write(metrics / "train.json", {
         "epochs": 300, "train_loss": 0.0732468, "validation_loss": 0.0825928, "validation_accuracy": 0.97,
         "weights": 10753,

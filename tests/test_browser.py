@@ -171,7 +171,7 @@ def test_the_report_prints_on_a4_in_light_colours_with_nothing_cut_off(
         (b"595", b"842"),
         (b"594.95996", b"841.91998"),
     }
-    assert 2 <= len(re.findall(rb"/Type /Page\b", pdf)) <= 8
+    assert 2 <= len(re.findall(rb"/Type /Page\b", pdf)) <= 20
 
 
 def test_dvc_s_plots_show_without_a_network(browser: Browser, pages: dict[str, Path], tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_every_architecture(architecture: str, tmp_path: Path) -> None:
 
 
 def test_every_kind(tmp_path: Path) -> None:
-    package = export(tmp_path, "lstm", layers=2, bidirectional=True)
+    package = export(tmp_path, "lstm", bidirectional=True)
     inputs = {"samples": np.random.default_rng(0).normal(size=(20, 5, 2)).astype(np.float32)}
     for variant in STORED_AS:
         check(package, variant, tmp_path, inputs)

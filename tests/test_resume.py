@@ -196,13 +196,14 @@ def test_two_processes_come_to_what_one_does_and_can_be_killed(workspace: Worksp
 
 def test_dropout_differs_between_processes(workspace: Workspace) -> None:
     """Otherwise a batch would be dropped alike in each share."""
-    drawn = []
-    for rank in (0, 1):
-        Processes(ALONE.device, rank, 2).seed(0, 7)
-        drawn.append(torch.rand(5))
-    assert not torch.equal(*drawn)
-    ALONE.seed(0, 7)
-    assert torch.equal(torch.rand(5), drawn[0])
+
+    def draw(rank: int, seed: int, step: int) -> tuple[float, ...]:
+        Processes(ALONE.device, rank, 2).seed(seed, step)
+        return tuple(torch.rand(5).tolist())
+
+    steps = [(rank, seed, step) for rank in (0, 1) for seed in (0, 1) for step in (0, 1, 7)]
+    assert len({draw(*step) for step in steps}) == len(steps)
+    assert draw(1, 0, 7) == draw(1, 0, 7)
 
 
 def resume_file(workspace: Workspace, **changes: Any) -> ResumeFile:

@@ -43,16 +43,17 @@ def escape_markdown(text: object) -> str:
 
 def format_value(value: Any) -> str:
     """A parameter, much as params.yaml has it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {format_value(inner)}" for key, inner in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The keys of a section, nested ones with dots, and their values."""
+    """The keys of a section, nested ones with dots, and their values; a group of plain values is one."""
     for key, value in section.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
             yield from flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            for index, item in enumerate(value):
-                yield f"{prefix}{key}.{index}", ", ".join(f"{name}: {found}" for name, found in flatten(item))
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            yield from ((f"{prefix}{key}.{index}", format_value(item)) for index, item in enumerate(value))
         else:
             yield f"{prefix}{key}", format_value(value)
