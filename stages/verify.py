@@ -207,7 +207,10 @@ def verify_all(
         if found.failure:
             figures[key] = rejected(f"executed: {found.failure}")
         elif key not in listed:
-            figures[key] = rejected(f"values: no tolerance to judge them by: add verify.tolerance.{'.'.join(key)}")
+            figures[key] = rejected(
+                f"values: no tolerance to judge them by: add verify.tolerance.{'.'.join(key)}, or if no stage writes "
+                "this file any more, delete it (`dvc checkout --allow-missing`)"
+            )
         else:
             loss = accuracy_loss(found, reference, evaluation)
             figures[key], comparison = verify(found, reference, scale, names, params, loss)

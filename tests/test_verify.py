@@ -344,7 +344,10 @@ def test_a_file_without_a_tolerance_fails(workspace: Workspace) -> None:
         folder = workspace.folder / "data/predictions/onnx"
         (folder / f"int4.{suffix}").write_bytes((folder / f"fp32.{suffix}").read_bytes())
     error = workspace.refuses("verify", changes=("metrics/verify.json",))
-    assert error == "onnx int4: values: no tolerance to judge them by: add verify.tolerance.onnx.int4"
+    assert error == (
+        "onnx int4: values: no tolerance to judge them by: add verify.tolerance.onnx.int4, or if no stage writes this "
+        "file any more, delete it (`dvc checkout --allow-missing`)"
+    )
 
 
 def test_every_finding_is_written_before_the_stage_fails(workspace: Workspace) -> None:
