@@ -186,5 +186,5 @@ def _figures(files: dict[tuple[str, str], File], classes: list[str], rows: int, 
 def _size(count: int) -> dict[str, Any]:
     return {
         "bytes": count, "compressed_bytes": int(0.88 * count), "weights": 10753, "weight_bytes": int(0.9 * count),
-        "compressed_share": 0.9, "nodes": 4, "ops": "1 gemm, 1 lstm, 1 squeeze, 1 transpose",
+        "compressed_share": 0.9, "nodes": 4,
     }  # fmt: skip
