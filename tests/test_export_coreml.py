@@ -5,22 +5,13 @@ from pathlib import Path
 
 import export_coreml
 from shared.coreml_reference import CoreMLReference, InputError
-from shared.export import ExportParams
 from shared.model import Checkpoint
-from tests.support import classifier
+from tests.support import EXPORT_NAMES, classifier
 
 import numpy as np
 import pytest
 import torch
 
-NAMES = ExportParams(
-    input_name="samples",
-    lengths_name="steps",
-    output_name="scores",
-    dynamic_time=False,
-    version="2.1.0",
-    description="A description",
-)
 TRAINING = {"validation_loss": 0.125}
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
@@ -31,7 +22,7 @@ def convert(
     params = export_coreml.Params.model_validate(
         {"deployment_target": target, "default_batch": 2, "largest_batch": 20, "largest_time": 30}
     )
-    export_coreml.save(export_coreml.export_coreml(model, NAMES, params, precision), path)
+    export_coreml.save(export_coreml.export_coreml(model, EXPORT_NAMES, params, precision), path)
     return CoreMLReference(path)
 
 

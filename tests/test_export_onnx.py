@@ -6,10 +6,9 @@ from typing import Any
 
 import export_onnx
 from shared.canonical import canonical_onnx
-from shared.export import ExportParams
 from shared.model import Checkpoint
 from shared.stage import StageError
-from tests.support import ROOT, classifier
+from tests.support import EXPORT_NAMES, ROOT, classifier
 
 import numpy as np
 import onnx
@@ -17,14 +16,6 @@ import onnxruntime as ort
 import pytest
 import torch
 
-NAMES = ExportParams(
-    input_name="samples",
-    lengths_name="steps",
-    output_name="scores",
-    dynamic_time=False,
-    version="2.1.0",
-    description="A description",
-)
 TRAINING = {"validation_loss": 0.125}
 
 
@@ -36,7 +27,7 @@ def checkpoint(**options: Any) -> Checkpoint:
 def plain() -> tuple[Checkpoint, bytes]:
     """A model of the default architecture, and its file."""
     model = checkpoint()
-    return model, export_onnx.export_onnx(model, NAMES, 20)
+    return model, export_onnx.export_onnx(model, EXPORT_NAMES, 20)
 
 
 def assert_parity(model: Checkpoint, content: bytes) -> None:
@@ -63,7 +54,7 @@ def test_it_computes_what_torch_computes_at_every_batch_size(plain: tuple[Checkp
 @pytest.mark.parametrize(("changes", "opset"), [({"bidirectional": True}, 20), ({"layers": 2}, 18)])
 def test_deeper_models_keep_their_dynamic_batch_and_their_opset(changes: dict[str, Any], opset: int) -> None:
     model = checkpoint(**changes)
-    content = export_onnx.export_onnx(model, NAMES, opset)
+    content = export_onnx.export_onnx(model, EXPORT_NAMES, opset)
     assert_parity(model, content)
     assert {entry.version for entry in onnx.load_from_string(content).opset_import if entry.domain == ""} == {opset}
 
@@ -111,18 +102,18 @@ def test_a_file_that_is_not_what_was_asked_for_is_refused(
     opset = changes.pop("opset", 20)
     config = plain[0].model.config.model_copy(update=changes)
     with pytest.raises(StageError, match=message):
-        export_onnx.check(onnx.load_from_string(plain[1]), NAMES, config, opset)
+        export_onnx.check(onnx.load_from_string(plain[1]), EXPORT_NAMES, config, opset)
 
 
 def test_a_batch_axis_that_came_out_fixed_is_refused(plain: tuple[Checkpoint, bytes]) -> None:
     model = onnx.load_from_string(plain[1])
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
     with pytest.raises(StageError, match=r"tensors are \{'samples': \[3, 5, 2\].*expected .*'batch', 5, 2"):
-        export_onnx.check(model, NAMES, plain[0].model.config, 20)
+        export_onnx.check(model, EXPORT_NAMES, plain[0].model.config, 20)
 
 
 def test_an_invalid_graph_is_refused(plain: tuple[Checkpoint, bytes]) -> None:
     model = onnx.load_from_string(plain[1])
     model.graph.node[1].op_type = "NoSuchOp"
     with pytest.raises(StageError, match="the exported graph is not valid ONNX: "):
-        export_onnx.check(onnx.load_from_string(canonical_onnx(model, {})), NAMES, plain[0].model.config, 20)
+        export_onnx.check(onnx.load_from_string(canonical_onnx(model, {})), EXPORT_NAMES, plain[0].model.config, 20)

@@ -38,7 +38,7 @@ def alternate(
         rounds: How often each has its turn.
         turn_seconds: How long a turn is timed; zero for one call.
         seed: Of the order.
-        group: Of a name. The turns of a group follow each other: its functions share threads, a session's for example.
+        group: Of a name. The turns of a group follow each other: its functions share threads, as those of one model do.
         pause_seconds: Slept before a group's turns, so that the threads of the one before have stopped spinning.
     """
     groups: dict[Hashable, list[Key]] = {}
