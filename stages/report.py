@@ -315,18 +315,19 @@ def in_order(table: pd.DataFrame, files: list[Candidate]) -> pd.DataFrame:
 
 
 def draw(
-    args: argparse.Namespace, exported: list[Candidate], points: list[Point], reference: float, params: Params
+    args: argparse.Namespace, content: dict[str, Any], points: list[Point]
 ) -> tuple[dict[str, bytes], dict[str, Markup]]:
     """The pictures as PNG files, and as SVG elements of the page."""
     loss = read_table(args.loss, {"epoch": int, "train_loss": float, "validation_loss": float})
-    confusion = read_table(args.confusion, {"actual": str, "predicted": str, "rows": int})
     parity = read_table(args.parity, {"format": str, "variant": str, "low": float, "high": float, "logits": int})
     with mpl.rc_context(STYLE):
         figures = {
             "loss": draw_loss(loss),
-            "confusion": draw_confusion(confusion),
-            "size_accuracy": draw_size_accuracy(points, reference, params.allowed_accuracy_loss),
-            "parity": draw_parity(in_order(parity, exported)),
+            "confusion": draw_confusion(content["confusion"]),
+            "size_accuracy": draw_size_accuracy(
+                points, content["reference"].task["accuracy"], content["params"].allowed_accuracy_loss
+            ),
+            "parity": draw_parity(in_order(parity, content["exported"])),
         }
         pictures = {name: to_png(figure) for name, figure in figures.items()}
         # The page has the confusion matrix as a table.
@@ -358,6 +359,7 @@ def read_all(args: argparse.Namespace, params: Params) -> dict[str, Any]:
         "best": [choice.best for choice in choices if choice.best],
         "candidates": candidates,
         "choices": choices,
+        "confusion": confusion,
         "confusions": commonest_confusions(confusion),
         "description": sections["export"]["description"],
         "executions": executions(exported),
@@ -409,8 +411,7 @@ def main() -> None:
     params = read_params("report", Params)
     content = read_all(args, params)
     points = size_accuracy_points(content["exported"], content["best"])
-    reference = content["reference"].task["accuracy"]
-    pictures, content["drawings"] = draw(args, content["exported"], points, reference, params)
+    pictures, content["drawings"] = draw(args, content, points)
     page = render(PAGE_TEMPLATE, content, escape=True)
     summary = render(SUMMARY_TEMPLATE, content, escape=False)
     for name, png in pictures.items():

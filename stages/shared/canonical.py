@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shared.lean_package import shrink
 from shared.mlpackage import MANIFEST, model_file, read_model
+from shared.onnx_graph import nested_graphs
 
 import onnx
 
@@ -56,8 +57,8 @@ def _clear_node(node: onnx.NodeProto) -> None:
     del node.metadata_props[:]
     for attribute in node.attribute:
         attribute.doc_string = ""
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            _clear_notes(graph)
+    for graph in nested_graphs(node):
+        _clear_notes(graph)
 
 
 def canonicalize_mlpackage(package: Path) -> None:

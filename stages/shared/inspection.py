@@ -10,6 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared.mlpackage import all_operations, read_model
+from shared.onnx_graph import all_nodes, nested_graphs
 from shared.stage import StageError, one_line
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ def _read_onnx(path: Path) -> tuple[list[Stored], Counter[str]]:
         model = onnx.load(path, load_external_data=False)
     except (OSError, DecodeError) as error:
         raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
-    nodes = list(_onnx_nodes([*model.graph.node, *(node for function in model.functions for node in function.node)]))
+    nodes = list(all_nodes(model))
     constants = [*_onnx_initializers(model.graph), *_onnx_constants(nodes)]
     helpers = set(_onnx_helpers(nodes))
     restored = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
@@ -145,23 +147,10 @@ def _onnx_helpers(nodes: list["onnx.NodeProto"]) -> Iterator[str]:
             yield from node.input
 
 
-def _onnx_graphs(node: "onnx.NodeProto") -> Iterator["onnx.GraphProto"]:
-    for attribute in node.attribute:
-        yield from [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-
-
-def _onnx_nodes(nodes: Any) -> Iterator["onnx.NodeProto"]:
-    """Every node, those of nested graphs after the one that holds them."""
-    for node in nodes:
-        yield node
-        for graph in _onnx_graphs(node):
-            yield from _onnx_nodes(graph.node)
-
-
 def _onnx_initializers(graph: "onnx.GraphProto") -> Iterator[tuple[str, "onnx.TensorProto"]]:
     yield from ((tensor.name, tensor) for tensor in graph.initializer)
     for node in graph.node:
-        for nested in _onnx_graphs(node):
+        for nested in nested_graphs(node):
             yield from _onnx_initializers(nested)
 
 
@@ -197,12 +186,10 @@ CONSTEXPR = "constexpr_"  # ops that expand compressed weights when a model is l
 
 
 def _read_mlpackage(path: Path) -> tuple[list[Stored], Counter[str]]:
-    from shared.mlpackage import read_model
-
     tensors: list[Stored] = []
     ops: Counter[str] = Counter()
     for function in read_model(path).mlProgram.functions.values():
-        operations = list(_coreml_operations(function.block_specializations[function.opset]))
+        operations = list(all_operations(function.block_specializations[function.opset]))
         ops.update(operation.type for operation in operations if operation.type != "const")
         makers = {output.name: operation for operation in operations for output in operation.outputs}
         parts = {  # of a compressed weight: what another `constexpr_*` takes
@@ -215,14 +202,6 @@ def _read_mlpackage(path: Path) -> tuple[list[Stored], Counter[str]]:
         for operation in operations:
             tensors += _coreml_stored(operation, parts, makers)
     return tensors, ops
-
-
-def _coreml_operations(block: Any) -> Iterator[Any]:
-    """Every operation, those of nested blocks after the one that holds them."""
-    for operation in block.operations:
-        yield operation
-        for nested in operation.blocks:
-            yield from _coreml_operations(nested)
 
 
 def _coreml_bindings(operation: Any) -> Iterator[Any]:

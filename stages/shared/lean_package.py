@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from shared.mlpackage import all_operations
+
 INLINE_LIMIT = 64  # bytes of a constant; a larger one that several operations read would be repeated in each
 
 
@@ -21,15 +23,8 @@ def shrink(model: Any) -> None:
         for block in function.block_specializations.values():
             _inline_constants(block, {})
             _rename_results(block, fixed={*(value.name for value in function.inputs), *block.outputs})
-            for operation in _operations(block):
+            for operation in all_operations(block):
                 operation.attributes.pop("name", None)
-
-
-def _operations(block: Any) -> Iterator[Any]:
-    for operation in block.operations:
-        yield operation
-        for nested in operation.blocks:
-            yield from _operations(nested)
 
 
 def _inline_constants(block: Any, outer: dict[str, Any]) -> None:

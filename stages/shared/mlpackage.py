@@ -1,6 +1,7 @@
 """Where a saved mlpackage keeps its model: the folder's format is Core ML's."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,11 @@ def read_model(package: Path) -> Any:
         return Model.FromString(file.read_bytes())
     except (OSError, DecodeError) as error:
         raise StageError(f"{file}: not a readable Core ML model: {one_line(error)}") from None
+
+
+def all_operations(block: Any) -> Iterator[Any]:
+    """Every operation of a program's block, those of nested blocks after the one that holds them."""
+    for operation in block.operations:
+        yield operation
+        for nested in operation.blocks:
+            yield from all_operations(nested)

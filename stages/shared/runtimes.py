@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from shared.onnx_graph import all_nodes
 from shared.stage import StageError, one_line
 
 import numpy as np
@@ -216,14 +217,8 @@ def _quantizes_activations(path: Path) -> bool:
     """Whether an ONNX file chooses the scale of its activations at run time, from all values of a batch together."""
     import onnx
 
-    def any_dynamic(graph: onnx.GraphProto) -> bool:
-        inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
-        return any(node.op_type.startswith("DynamicQuantize") for node in graph.node) or any(map(any_dynamic, inner))
-
     model = onnx.load(path, load_external_data=False)
-    return any_dynamic(model.graph) or any(
-        node.op_type.startswith("DynamicQuantize") for function in model.functions for node in function.node
-    )
+    return any(node.op_type.startswith("DynamicQuantize") for node in all_nodes(model))
 
 
 class ReferenceRuntime:

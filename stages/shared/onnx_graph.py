@@ -1,0 +1,26 @@
+"""Walk over an ONNX model, with the graphs that its nodes hold (the branches of an `If`, the body of a `Loop`)."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a file that is not ONNX needs no onnx to be opened
+    import onnx
+
+
+def nested_graphs(node: "onnx.NodeProto") -> Iterator["onnx.GraphProto"]:
+    """The graphs that a node holds itself."""
+    for attribute in node.attribute:
+        yield from [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
+def all_nodes(model: "onnx.ModelProto") -> Iterator["onnx.NodeProto"]:
+    """Every node of the graph and of the functions, those of nested graphs after the one that holds them."""
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        yield from _with_nested(nodes)
+
+
+def _with_nested(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.NodeProto"]:
+    for node in nodes:
+        yield node
+        for graph in nested_graphs(node):
+            yield from _with_nested(graph.node)
