@@ -1,13 +1,10 @@
 """What the tests start from: a project that DVC reproduced, and a folder that the stages filled without DVC."""
 
-import importlib
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from shared.stage import run
-from tests.support import ROOT, SMALL, Project, Workspace, commands, copy_repository, set_params
+from tests.support import ROOT, SMALL, Project, Workspace, call_stages, commands, copy_repository, set_params
 
 import pytest
 
@@ -41,11 +38,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     shutil.copy2(ROOT / "params.yaml", folder)
     set_params(folder, SMALL)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for _, script, *paths in commands(folder).values():
-            patch.setattr(sys, "argv", [script, *paths])
-            run(importlib.import_module(Path(script).stem).main)
+    call_stages(folder, commands(folder))
     return folder
 
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,16 @@ def command(name: str) -> list[str]:
     stage, _, item = name.partition("@")
     text: str = pipeline()[stage].get("do", pipeline()[stage])["cmd"]
     return shlex.split(text.replace("${item}", item))
+
+
+def call_stages(folder: Path, names: Iterable[str]) -> None:
+    """Run stages in this process, as DVC runs them in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in names:
+            _, script, *paths = command(name)
+            patch.setattr(sys, "argv", [script, *paths])
+            run(importlib.import_module(Path(script).stem).main)
 
 
 def pipeline() -> dict[str, Any]:

@@ -5,20 +5,17 @@ which must pass.
 """
 
 import functools
-import importlib
 import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.artifacts import SUFFIXES
-from shared.stage import run
 from tests.edits import Array, Onnx, Package
-from tests.support import ROOT, SMALL, Workspace, command, rejections, set_params
+from tests.support import ROOT, SMALL, Workspace, call_stages, rejections, set_params
 
 import numpy as np
 import onnx
@@ -29,16 +26,6 @@ from ruamel.yaml import YAML
 EXPORTED = ["train", "export_onnx", "export_coreml", "predict@pytorch", "predict@onnx", "predict@coreml", "evaluate"]
 
 TOLERANCES = YAML(typ="safe").load(ROOT / "params.yaml")["verify"]["tolerance"]
-
-
-def call_stages(folder: Path, names: list[str]) -> None:
-    """Run stages in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name in names:
-            _, script, *paths = command(name)
-            patch.setattr(sys, "argv", [script, *paths])
-            run(importlib.import_module(Path(script).stem).main)
 
 
 @pytest.fixture(scope="session")
