@@ -18,6 +18,7 @@ from shared.formatting import (
     format_points,
     format_power,
     format_size,
+    format_tolerance,
 )
 from shared.params import StageParams, read_params, read_sections
 from shared.pictures import (
@@ -270,6 +271,7 @@ def render(template: Path, content: dict[str, Any], *, escape: bool) -> bytes:
         "points": format_points,
         "power": format_power,
         "size": format_size,
+        "tolerance": format_tolerance,
         "verdict": verdict,
     }
     return environment.from_string(template.read_text(encoding="utf-8")).render(content).encode()

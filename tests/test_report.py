@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from report import Candidate, Params, choose, collect
-from shared.formatting import escape_markdown, format_change, format_size
+from shared.formatting import escape_markdown, format_change, format_size, format_tolerance
 from shared.stage import StageError
 from tests.report_inputs import PYTORCH_ACCURACY, File, default_files, write_inputs
 from tests.support import ROOT, Workspace, clean_environment, commands
@@ -357,3 +357,10 @@ def test_what_is_unusual_is_said(made_up: Workspace) -> None:
 def test_a_damaged_input_is_named(made_up: Workspace, name: str, content: str, message: str) -> None:
     (made_up.folder / "metrics" / name).write_text(content)
     assert made_up.refuses("report").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1e-3, "1e-3"), (0.15, "1.5e-1"), (2e-6, "2e-6"), (0.4, "4e-1"), (1, "1e0")]
+)
+def test_a_tolerance_is_not_rounded(value: float, text: str) -> None:
+    assert format_tolerance(value) == text

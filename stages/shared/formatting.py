@@ -25,10 +25,16 @@ def format_change(loss: float) -> str:
     return text if text == "0.00" else f"{MINUS if loss > 0 else '+'}{text}"
 
 
-def format_power(value: float, digits: int = 2) -> str:
-    """A small number, such as 1.3e-7."""
-    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+def format_power(value: float) -> str:
+    """A small measured number with two digits, such as 1.3e-7."""
+    mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def format_tolerance(value: float) -> str:
+    """A tolerance as exactly as it was chosen, such as 1e-3 or 1.5e-1: rounded, it would belie the verdict."""
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def format_figure(value: float, digits: int = 3) -> str:
