@@ -77,9 +77,10 @@ def bench_pipeline(clone: Path) -> None:
         sys.exit(f"bench: error: dvc repro failed: {errors}")
     total = end - starts[0][1]
     print(f"Cold dvc repro, {os.cpu_count()} cores")
+    width = max(len(name) for name, _ in starts)
     for (name, start), (_, stop) in zip(starts, [*starts[1:], ("", end)], strict=True):
-        print(f"  {name:<18} {stop - start:6.1f} s")
-    print(f"  {'total':<18} {total:6.1f} s   target {judge(total, COLD_TARGET_SECONDS, ' s')}")
+        print(f"  {name:<{width}} {stop - start:6.1f} s")
+    print(f"  {'total':<{width}} {total:6.1f} s   target {judge(total, COLD_TARGET_SECONDS, ' s')}")
 
     def unchanged() -> None:
         subprocess.run(command, cwd=clone, env=environment, check=True, stdout=subprocess.DEVNULL)
