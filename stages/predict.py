@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.artifacts import find_artifacts
+from shared.chunks import chunks
 from shared.params import Count, StageParams, read_params
 from shared.runtimes import Floats, Lengths, Runtime, open_runtime
 from shared.sequences import Prepared
@@ -24,7 +25,6 @@ from tqdm import tqdm
 Rows = tuple[Floats, Lengths | None]
 """Sequences (rows, time, features), and of ragged data their lengths (rows,)."""
 
-CHUNK_BYTES = 2**26  # of the split, mapped into memory at once
 MADE_UP_ROWS = 64
 MADE_UP_SPREAD = 3
 
@@ -43,32 +43,23 @@ def batches(runtime: Runtime, rows: Rows, batch_size: int) -> Iterator[Floats]:
     Raises:
         ValueError: The runtime gave another number of rows than it got.
     """
-    sequences, lengths = rows
-    for start in range(0, len(sequences), batch_size):
-        batch = np.ascontiguousarray(sequences[start : start + batch_size])
-        logits = runtime.logits(batch, None if lengths is None else lengths[start : start + batch_size])
-        if logits.ndim != 2 or len(logits) != len(batch):
-            raise ValueError(f"a batch of {len(batch)} gave logits of shape {list(logits.shape)}")
+    for sequences, *lengths in chunks(*(array for array in rows if array is not None), rows=batch_size):
+        logits = runtime.logits(np.ascontiguousarray(sequences), *lengths)
+        if logits.ndim != 2 or len(logits) != len(sequences):
+            raise ValueError(f"a batch of {len(sequences)} gave logits of shape {list(logits.shape)}")
         yield logits.astype(np.float32)
 
 
 def predict(runtime: Runtime, data: Prepared, batch_size: int, title: str, file: Path) -> None:
-    """Write the logits (rows, classes) of the test split to a .npy file as they come.
-
-    Memory stays flat as the split grows: it is mapped anew for every chunk, because the pages that were read of a map
-    count as this process's memory.
-    """
+    """Write the logits (rows, classes) of the test split to a .npy file as they come."""
     rows = data.schema.rows["test"]
-    row_bytes = np.dtype(np.float32).itemsize * data.schema.time_steps * len(data.schema.features)
-    chunk = batch_size * max(1, CHUNK_BYTES // (row_bytes * batch_size))
     with file.open("wb") as out, tqdm(total=rows, desc=title, unit="row", disable=None) as progress:
-        for start in range(0, rows, chunk):
-            for logits in batches(runtime, read_rows(data, slice(start, start + chunk)), batch_size):
-                if out.tell() == 0:
-                    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *logits.shape[1:])}
-                    np.lib.format.write_array_header_1_0(out, header)
-                out.write(logits.tobytes())
-                progress.update(len(logits))
+        for logits in batches(runtime, read_rows(data, slice(None)), batch_size):
+            if out.tell() == 0:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *logits.shape[1:])}
+                np.lib.format.write_array_header_1_0(out, header)
+            out.write(logits.tobytes())
+            progress.update(len(logits))
 
 
 def read_rows(data: Prepared, chosen: slice | NDArray[np.int_]) -> Rows:

@@ -23,15 +23,6 @@ PYTORCH = "models/pytorch/classifier.pt"
 PARAMS = predict.Params(batch_size=256, probe_batches=[1, 2], probe_times=[3, 20])
 
 
-def test_the_size_of_a_chunk_makes_no_difference(
-    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predict, "CHUNK_BYTES", 1)
-    data = Prepared(small_run / "data" / "prepared")
-    predict.execute(small_run / ONNX, data, PARAMS, tmp_path / "logits.npy")
-    assert (tmp_path / "logits.npy").read_bytes() == (small_run / "data/predictions/onnx/fp32.npy").read_bytes()
-
-
 def test_a_file_that_depends_on_the_rest_of_the_batch_is_run_row_by_row(small_run: Path, tmp_path: Path) -> None:
     """As ONNX Runtime's dynamic quantisation makes them; told by its ops, whatever its name."""
     path = tmp_path / "classifier-other.onnx"

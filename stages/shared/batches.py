@@ -4,7 +4,7 @@ Rows are read into a buffer of `BUFFER_BYTES` with plain file reads, not through
 would count as this process's memory. A split that fits into the buffer is read once and shuffled perfectly. Of a larger
 one, blocks of neighbouring rows are read in random order, and the rows of `BLOCKS_PER_BUFFER` blocks are shuffled
 together: so the order is random over the whole split, while two neighbours of a block stay in the same buffer. Where
-the blocks begin changes with the epoch too.
+the blocks begin changes with the epoch too. Where rows keep their order, the buffer is one batch.
 """
 
 from collections.abc import Iterator
@@ -72,8 +72,10 @@ class Batches:
         self.seed = seed
         self.processes = processes
         self.class_weights = None if class_weights is None else np.array(class_weights)
-        row_bytes = sum(array[0].nbytes for array in self.arrays)
-        self.buffer_rows = self.batch_size * max(1, BUFFER_BYTES // (row_bytes * self.batch_size))
+        self.buffer_rows = self.batch_size
+        if seed is not None:
+            row_bytes = sum(array[0].nbytes for array in self.arrays)
+            self.buffer_rows *= max(1, BUFFER_BYTES // (row_bytes * self.batch_size))
         self.block_rows = max(1, self.buffer_rows // BLOCKS_PER_BUFFER)
         self._space = [
             torch.from_numpy(np.empty((min(self.buffer_rows, self.rows), *array.shape[1:]), array.dtype))

@@ -29,13 +29,16 @@ def test_memory_stays_flat(tmp_path: Path, mode: Literal["r", "c"]) -> None:
         total += float(part.sum(dtype=np.float64))
         most = max(most, resident() - before)
     assert total == array.size
-    assert most < 24 * MEGABYTE
+    assert most < 8 * MEGABYTE
 
 
-def test_every_row_comes_once_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared.chunks, "CHUNK_BYTES", 64)
+@pytest.mark.parametrize(("chunk_bytes", "chunk_rows"), [(64, None), (1, 4)], ids=["by bytes", "by rows"])
+def test_every_row_comes_once_and_together(
+    monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, chunk_rows: int | None
+) -> None:
+    monkeypatch.setattr(shared.chunks, "CHUNK_BYTES", chunk_bytes)
     rows, labels = np.arange(40, dtype=np.float32).reshape(10, 4), np.arange(10)
-    parts = list(chunks(rows, labels))
+    parts = list(chunks(rows, labels, rows=chunk_rows))
     assert [len(part) for part, _ in parts] == [4, 4, 2]
     np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), rows)
     np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), labels)
