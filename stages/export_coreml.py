@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from shared.canonical import canonicalize_mlpackage
+from shared.coreml_gru import register_gru
 from shared.export import ExportParams, describe, describe_tensors, example_inputs
 from shared.model import Checkpoint, ModelConfig, load_checkpoint
 from shared.params import Count, StageParams, read_params
@@ -46,6 +47,7 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
         A `coremltools.models.MLModel`.
     """
     ct = import_coremltools()
+    register_gru()
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     config = checkpoint.model.config
     passes = ct.PassPipeline.DEFAULT
@@ -104,13 +106,14 @@ def time_axis(config: ModelConfig, names: ExportParams, params: Params) -> Any:
 
 
 def may_round(operation: Any, input_name: str, standardize: bool) -> bool:
-    """Whether an op of a half-precision program is computed in half precision: all but two parts.
+    """Whether an op of a half-precision program is computed in half precision: all but three parts.
 
-    One standardises raw values, which may be too large for float16 (65504) or too close to each other. The other makes
+    One standardises raw values, which may be too large for float16 (65504) or too close to each other. One makes
     positions and masks out of step numbers, which float16 cannot count above 2048; it is small, and the same for all
-    features.
+    features. And one collects the states of a GRU: what a loop passes on stays in float32, so that in half precision
+    every step would cast the states of all steps there and back.
     """
-    if standardize and standardizes(operation, input_name):
+    if (standardize and standardizes(operation, input_name)) or operation.op_type == "scatter":
         return False
     found = sources(operation, input_name)
     return not found or input_name in found

@@ -15,7 +15,8 @@ from shared.coreml_reference import ops  # noqa: F401 (fills the registry)
 from shared.coreml_reference.errors import CoreMLReferenceError, EvaluationError, UnsupportedError
 from shared.coreml_reference.features import LARGEST_TENSOR
 from shared.coreml_reference.program import DeclaredShape, SavedProgram
-from shared.coreml_reference.registry import KERNELS, REFUSED, Kernel
+from shared.coreml_reference.registry import KERNELS, MOVING, REFUSED, Kernel
+from shared.coreml_reference.rounding import round_in_place
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ class Step:
         results: What comes out.
         release: The slots that nothing reads after this op.
         unread: The slots of results that nothing reads at all.
+        rounded: Whether the results need no rounding, since they hold elements that were rounded to the same dtype.
         takes_execution: Whether the kernel asks for the running `Execution`, to run blocks.
         sized_by_values: Whether the shapes of the results can depend on the values of the function's inputs.
     """
@@ -71,6 +73,7 @@ class Step:
     results: list[Result]
     release: list[int] = field(default_factory=list)
     unread: set[int] = field(default_factory=set)
+    rounded: bool = False
     takes_execution: bool = False
     sized_by_values: bool = False
 
@@ -228,9 +231,19 @@ class Interpreter:
             constants,
             variables,
             results,
+            rounded=self._moves(operation, constants.get("mode"), results),
             takes_execution="execution" in accepted,
             sized_by_values=bool(sizes) or op_type in {"non_zero", "range_1d"},
         )
+
+    @staticmethod
+    def _moves(operation: Any, mode: Any, results: list[Result]) -> bool:
+        """Whether an op only moves elements, and to where they have the same precision."""
+        if MOVING[operation.op_type] not in (True, mode):
+            return False
+        dtypes = {_tensor_type(variable)[0] for variable in operation.get_flattened_inputs()}
+        dtypes |= {result.dtype for result in results}
+        return len([dtype for dtype in dtypes if dtype is not None and dtype.kind == "f"]) < 2
 
     def _find_last_uses(self, plan: Plan) -> None:
         needed = set(plan.outputs)
@@ -251,21 +264,11 @@ class Interpreter:
         return self._slots.setdefault(id(variable), len(self._slots))
 
     def _result(self, variable: Any) -> Result:
-        from coremltools.converters.mil.mil import types
-
-        kind = variable.sym_type
-        if types.is_state(kind):
-            kind = kind.wrapped_type()
-        slot = self._slot(variable)
-        if types.is_tensor(kind):
-            shape = _merged(kind.get_shape(), self.declared_shapes.get(variable.name))
-            primitive = kind.get_primitive()
-        elif types.is_scalar(kind) and kind is not types.str:
-            shape, primitive = (), kind
-        else:
+        slot, (dtype, shape) = self._slot(variable), _tensor_type(variable)
+        if dtype is None:
             return Result(variable.name, slot, None)
+        shape = _merged(shape, self.declared_shapes.get(variable.name))
         fixed = all(isinstance(size, int) for size in shape)
-        dtype = np.dtype(types.nptype_from_builtin(primitive))
         self._kinds[slot] = dtype.kind
         return Result(variable.name, slot, dtype, shape, shape if fixed else None)
 
@@ -286,17 +289,17 @@ class Execution:
         outer = self.sizes
         self.sizes = dict(outer)  # each pass of a loop may bind the symbols inside anew
         try:
-            self.enter(plan, arguments)
+            self.enter(plan, arguments, rounded=True)
             for step in plan.steps:
                 self.execute(step)
             return self.leave(plan)
         finally:
             self.sizes = outer
 
-    def enter(self, plan: Plan, arguments: Iterable[Any]) -> None:
-        """Give a block its inputs."""
+    def enter(self, plan: Plan, arguments: Iterable[Any], *, rounded: bool = False) -> None:
+        """Give a block its inputs, which are rounded already where an outer block computed them."""
         for result, value in zip(plan.inputs, arguments, strict=True):
-            self.values[result.slot] = self._accept(result, value, f"input {result.name!r}")
+            self.values[result.slot] = self._accept(result, value, f"input {result.name!r}", rounded=rounded)
 
     def leave(self, plan: Plan) -> list[Any]:
         """Take a block's outputs and forget the rest of its values."""
@@ -334,12 +337,21 @@ class Execution:
             del values[slot]
         for index, result in enumerate(step.results):
             fresh = id(outputs[index]) not in inputs
-            outputs[index] = self._accept(result, outputs[index], step.title, step, fresh)
+            outputs[index] = self._accept(result, outputs[index], step.title, step, fresh, rounded=step.rounded)
             if result.slot not in step.unread:
                 values[result.slot] = outputs[index]
         return outputs
 
-    def _accept(self, result: Result, value: Any, title: str, step: Step | None = None, fresh: bool = False) -> Any:
+    def _accept(
+        self,
+        result: Result,
+        value: Any,
+        title: str,
+        step: Step | None = None,
+        fresh: bool = False,
+        *,
+        rounded: bool = False,
+    ) -> Any:
         """Check a value against its declaration and round it to the declared dtype, in place if it is `fresh`."""
         if result.dtype is None or getattr(value, "is_state", False):
             return value
@@ -349,7 +361,8 @@ class Execution:
         if result.dtype.kind == "f":
             if array.dtype.kind not in "fiub":
                 raise EvaluationError(f"{title}: result {result.name!r} is {array.dtype}; declared {result.dtype}")
-            return self._rounded(array.astype(np.float64, copy=False), result.dtype, step, fresh)
+            array = array.astype(np.float64, copy=False)
+            return array if rounded else self._rounded(array, result.dtype, step, fresh)
         if array.dtype == result.dtype:
             return array
         with np.errstate(all="ignore"):
@@ -361,17 +374,11 @@ class Execution:
     def _rounded(self, array: Array, dtype: np.dtype[Any], step: Step | None, fresh: bool) -> Array:
         if self.interpreter.exact or dtype == np.float64:
             return array
-        try:
-            with np.errstate(over="raise"):
-                rounded = array.astype(dtype)
-        except FloatingPointError:
-            if step is not None and not self.quiet:
-                self.interpreter.report(Overflow(step.operation.name, step.operation.op_type, str(dtype)))
-            rounded = array.astype(dtype)
-        if not (fresh and array.base is None and array.flags.writeable):
-            return rounded.astype(np.float64)
-        # No second float64 array: that is what a big activation's peak memory hangs on.
-        array[...] = rounded
+        # In place where nobody else has it: that is what a big activation's time and peak memory hang on.
+        if not (fresh and array.base is None and array.flags.writeable and array.flags.forc):
+            array = array.copy()
+        if round_in_place(array, dtype) and step is not None and not self.quiet:
+            self.interpreter.report(Overflow(step.operation.name, step.operation.op_type, str(dtype)))
         return array
 
     def _check_shape(self, result: Result, shape: tuple[int, ...], title: str) -> None:
@@ -434,6 +441,20 @@ def _members(argument: Any) -> Iterable[Any]:
 
 def _flat(slots: int | list[int]) -> list[int]:
     return slots if isinstance(slots, list) else [slots]
+
+
+def _tensor_type(variable: Any) -> tuple[np.dtype[Any] | None, tuple[Any, ...]]:
+    """The dtype and the shape of a tensor, a scalar or a state; no dtype for what is none of them."""
+    from coremltools.converters.mil.mil import types
+
+    kind = variable.sym_type
+    if types.is_state(kind):
+        kind = kind.wrapped_type()
+    if types.is_tensor(kind):
+        return np.dtype(types.nptype_from_builtin(kind.get_primitive())), tuple(kind.get_shape())
+    if types.is_scalar(kind) and kind is not types.str:
+        return np.dtype(types.nptype_from_builtin(kind)), ()
+    return None, ()
 
 
 def _merged(inferred: Sequence[Any], declared: DeclaredShape | None) -> tuple[Any, ...]:

@@ -11,6 +11,8 @@ A kernel is a plain numpy function that is called with the op's inputs by their 
 It returns the op's output, or a tuple of outputs. The interpreter then checks every result against the shape that the
 program declares and rounds it to the declared dtype, so no kernel rounds by itself. A kernel must not modify its
 inputs.
+
+A kernel that only moves elements says so: what was rounded before is not rounded again, nor copied for it.
 """
 
 from collections.abc import Callable
@@ -21,16 +23,24 @@ Decorated = TypeVar("Decorated", bound=Kernel)
 
 KERNELS: dict[str, Kernel] = {}
 REFUSED: dict[str, str] = {}
+MOVING: dict[str, bool | str] = {}
 
 
-def kernel(*op_types: str) -> Callable[[Decorated], Decorated]:
-    """Register the decorated function as the definition of `op_types` (MIL op names, such as `"conv"`)."""
+def kernel(*op_types: str, moving: bool | str = False) -> Callable[[Decorated], Decorated]:
+    """Register the decorated function as the definition of `op_types` (MIL op names, such as `"conv"`).
+
+    Args:
+        op_types: The ops that it computes.
+        moving: Whether their results hold elements of their inputs, or zeros, and nothing else; a text: only where this
+            is their `mode`.
+    """
 
     def register(function: Decorated) -> Decorated:
         for op_type in op_types:
             if op_type in KERNELS:
                 raise ValueError(f"op {op_type!r} has two kernels")
             KERNELS[op_type] = function
+            MOVING[op_type] = moving
         return function
 
     return register

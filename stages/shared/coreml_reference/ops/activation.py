@@ -83,6 +83,7 @@ def gelu(x: Array, mode: str = "EXACT") -> Array:
 @kernel("softmax")
 def softmax(x: Array, axis: SupportsInt = -1) -> Array:
     """Return `exp(x) / sum(exp(x))`, the sum along `axis`; the maximum is taken off first, so nothing overflows."""
-    powers: Array = np.exp(x - x.max(axis=int(axis), keepdims=True))
+    powers: Array = np.asarray(x - x.max(axis=int(axis), keepdims=True))
+    np.exp(powers, out=powers)
     powers /= powers.sum(axis=int(axis), keepdims=True)
     return powers

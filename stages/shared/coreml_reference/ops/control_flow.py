@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-@kernel("cond")
+@kernel("cond", moving=True)
 def cond(pred: Array, operation: Any, execution: Any) -> tuple[Any, ...]:
     """Run the first block if `pred` holds, else the second; return that block's outputs."""
     return tuple(execution.run_block(operation.blocks[0 if pred else 1]))
 
 
-@kernel("while_loop")
+@kernel("while_loop", moving=True)
 def while_loop(loop_vars: list[Any], operation: Any, execution: Any) -> tuple[Any, ...]:
     """Repeat `loop_vars = body(*loop_vars)` while `condition(*loop_vars)` holds; return the last `loop_vars`."""
     condition, body = operation.blocks

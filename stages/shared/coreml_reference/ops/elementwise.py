@@ -120,7 +120,7 @@ def threshold(x: Array, alpha: Array) -> Array:
     return np.asarray(np.maximum(x, alpha))
 
 
-@kernel("select")
+@kernel("select", moving=True)
 def select(cond: Array, a: Array | None = None, b: Array | None = None) -> Array:
     """Return a where cond holds, else b; without a and b, the indices of the true elements, (count, rank) int32."""
     if a is None or b is None:

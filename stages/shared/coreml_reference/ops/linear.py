@@ -13,9 +13,12 @@ Array = NDArray[Any]
 @kernel("linear")
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Return `x @ weight.T + bias`; x is (..., inputs), weight is (outputs, inputs), bias is (outputs,)."""
+    product: Array = np.empty((*x.shape[:-1], weight.shape[0]), np.result_type(x, weight))
     # One product of two matrices: numpy would otherwise call BLAS once for each leading index.
-    product = (x.reshape(-1, x.shape[-1]) @ weight.T).reshape(*x.shape[:-1], weight.shape[0])
-    return product if bias is None else product + bias
+    np.matmul(x.reshape(-1, x.shape[-1]), weight.T, out=product.reshape(-1, weight.shape[0]))
+    if bias is not None:
+        product += bias
+    return product
 
 
 @kernel("matmul")

@@ -26,7 +26,7 @@ def _checked(indices: Array, size: int, validate_indices: bool | None) -> Array:
     return indices.astype(np.int64)
 
 
-@kernel("gather")
+@kernel("gather", moving=True)
 def gather(
     x: Array,
     indices: Array,
@@ -49,7 +49,7 @@ def gather(
     return np.swapaxes(taken, 1, 2).reshape(x.shape[:position] + where.shape[batch:] + x.shape[position + 1 :])
 
 
-@kernel("gather_along_axis")
+@kernel("gather_along_axis", moving=True)
 def gather_along_axis(x: Array, indices: Array, axis: SupportsInt = 0, validate_indices: bool | None = None) -> Array:
     """`output[p, i, q] = x[p, indices[p, i, q], q]`, i along `axis` (as `torch.gather`)."""
     return np.take_along_axis(x, _checked(indices, x.shape[int(axis)], validate_indices), int(axis))
@@ -62,7 +62,7 @@ def _checked_tuples(indices: Array, sizes: tuple[int, ...], validate_indices: bo
     )
 
 
-@kernel("gather_nd")
+@kernel("gather_nd", moving=True)
 def gather_nd(x: Array, indices: Array, batch_dims: SupportsInt = 0, validate_indices: bool | None = None) -> Array:
     """`output[b, i] = x[b][indices[b, i, 0], indices[b, i, 1], ...]` (as `tf.gather_nd`).
 
@@ -99,7 +99,7 @@ def _write(data: Array, index: tuple[Any, ...], updates: Array, mode: str) -> Ar
     return output.astype(data.dtype, copy=False)
 
 
-@kernel("scatter")
+@kernel("scatter", moving="update")
 def scatter(
     data: Array,
     indices: Array,
@@ -114,7 +114,7 @@ def scatter(
     return _write(data, (slice(None),) * position + (where,), updates, mode)
 
 
-@kernel("scatter_along_axis")
+@kernel("scatter_along_axis", moving="update")
 def scatter_along_axis(
     data: Array,
     indices: Array,
@@ -129,7 +129,7 @@ def scatter_along_axis(
     return _write(data, tuple(index), updates, mode)
 
 
-@kernel("scatter_nd")
+@kernel("scatter_nd", moving="update")
 def scatter_nd(
     data: Array, indices: Array, updates: Array, mode: str = "add", validate_indices: bool | None = None
 ) -> Array:

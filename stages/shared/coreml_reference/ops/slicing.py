@@ -31,7 +31,7 @@ def _index(
     return tuple(index)
 
 
-@kernel("slice_by_index")
+@kernel("slice_by_index", moving=True)
 def slice_by_index(
     x: Array,
     begin: Array,
@@ -45,7 +45,7 @@ def slice_by_index(
     return np.asarray(x[_index(begin, end, stride, begin_mask, end_mask, squeeze_mask)])
 
 
-@kernel("slice_update")
+@kernel("slice_update", moving=True)
 def slice_update(
     x: Array,
     update: Array,
@@ -62,7 +62,7 @@ def slice_update(
     return output
 
 
-@kernel("slice_by_size")
+@kernel("slice_by_size", moving=True)
 def slice_by_size(x: Array, begin: Array, size: Array) -> Array:
     """`x[begin[0]:begin[0] + size[0], ...]`; a negative `begin` counts from the end, a size of -1 takes the rest."""
     index = []
@@ -72,7 +72,7 @@ def slice_by_size(x: Array, begin: Array, size: Array) -> Array:
     return x[tuple(index)]
 
 
-@kernel("split")
+@kernel("split", moving=True)
 def split(
     x: Array, axis: SupportsInt, num_splits: SupportsInt | None = None, split_sizes: Array | None = None
 ) -> tuple[Array, ...]:
@@ -84,14 +84,14 @@ def split(
     return tuple(np.split(x, int(num_splits), int(axis)))
 
 
-@kernel("crop")
+@kernel("crop", moving=True)
 def crop(x: Array, crop_height: Array, crop_width: Array) -> Array:
     """Drop rows at the top and bottom (`crop_height`) and columns at the left and right (`crop_width`)."""
     (top, bottom), (left, right) = crop_height.ravel(), crop_width.ravel()
     return x[..., int(top) : x.shape[-2] - int(bottom), int(left) : x.shape[-1] - int(right)]
 
 
-@kernel("pad")
+@kernel("pad", moving=True)
 def pad(x: Array, pad: Array, mode: str = "constant", constant_val: float | Array = 0.0) -> Array:
     """Extend the last `len(pad) / 2` axes by `pad` = (before, after) pairs.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-@kernel("identity")
+@kernel("identity", moving=True)
 def identity(x: Any) -> Any:
     """`output = x`."""
     return x
@@ -34,13 +34,13 @@ def fill_like(ref_tensor: Array, value: float | Array = 0.0) -> Array:
     return np.full(ref_tensor.shape, value)
 
 
-@kernel("tile")
+@kernel("tile", moving=True)
 def tile(x: Array, reps: Array) -> Array:
     """Repeat x `reps[i]` times along axis i."""
     return np.tile(x, [int(count) for count in reps])
 
 
-@kernel("concat")
+@kernel("concat", moving=True)
 def concat(values: list[Array], axis: SupportsInt, interleave: bool = False) -> Array:
     """Join along an existing axis, scalars into a vector.
 
@@ -55,13 +55,13 @@ def concat(values: list[Array], axis: SupportsInt, interleave: bool = False) -> 
     return np.stack(arrays, position + 1).reshape(joined)
 
 
-@kernel("stack")
+@kernel("stack", moving=True)
 def stack(values: list[Array], axis: SupportsInt) -> Array:
     """Join along a new axis: `output[..., k, ...] = values[k]`."""
     return np.stack(values, int(axis))
 
 
-@kernel("band_part")
+@kernel("band_part", moving=True)
 def band_part(x: Array, lower: SupportsInt = -1, upper: SupportsInt = -1) -> Array:
     """`output[..., m, n] = x[..., m, n]` if `m - n <= lower` and `n - m <= upper`, else 0; a negative bound is open."""
     below = np.subtract.outer(np.arange(x.shape[-2]), np.arange(x.shape[-1]))
