@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Weights = tuple[NDArray[np.float32], ...]
-"""Of a net, in torch's order of gates r, z, n: of the input (3 H, I) and the state (3 H, H), then their biases (3 H,)."""
+"""A net's, in torch's order of gates r, z, n: of input (3 H, I) and state (3 H, H), and the biases of both (3 H,)."""
 
 
 def register_gru() -> None:
