@@ -12,8 +12,7 @@ from shared.quiet import import_coremltools
 import numpy as np
 from numpy.typing import NDArray
 
-Weights = tuple[NDArray[np.float32], ...]
-"""A net's, in torch's order of gates r, z, n: of input (3 H, I) and state (3 H, H), and the biases of both (3 H,)."""
+Floats = NDArray[np.float32]
 
 
 def register_gru() -> None:
@@ -35,8 +34,9 @@ def convert_gru(context: Any, node: Any) -> None:
 
     x, initial, weights, _, layers, _, _, bidirectional, batch_first = _get_inputs(context, node, expected=9)
     outputs_name, state_name = node.outputs
-    read = any(outputs_name in _names(other.inputs) for other in node.parent.nodes)
+    read = outputs_name in _names([*(other.inputs for other in node.parent.nodes), node.parent.outputs])
     directions = 2 if bidirectional.val else 1
+    arrays = len(weights) // (layers.val * directions)  # of a net: four, or without biases two
     if batch_first.val:
         x = mb.transpose(x=x, perm=[1, 0, 2])
     states = []
@@ -44,11 +44,10 @@ def convert_gru(context: Any, node: Any) -> None:
         sequences = []
         for backwards in range(directions):
             net = layer * directions + backwards
-            one = tuple(weight.val for weight in weights[4 * net : 4 * net + 4])
             outputs, state = _write_net(
                 mb.reverse(x=x, axes=[0]) if backwards else x,
                 mb.gather(x=initial, indices=net, axis=0),
-                one,
+                *(weight.val for weight in weights[net * arrays : (net + 1) * arrays]),
                 keep_outputs=read or layer < layers.val - 1,
             )
             states.append(mb.expand_dims(x=state, axes=[0]))
@@ -62,11 +61,13 @@ def convert_gru(context: Any, node: Any) -> None:
 
 
 def _names(inputs: Any) -> set[str]:
-    """Of the values that a node reads; those of a list lie deeper."""
+    """Of the values that nodes read, in lists of any depth."""
     return set().union(*(_names(one) if isinstance(one, list | tuple) else {one} for one in inputs))
 
 
-def _write_net(x: Any, initial: Any, weights: Weights, *, keep_outputs: bool) -> tuple[Any | None, Any]:
+def _write_net(
+    x: Any, initial: Any, w: Floats, r: Floats, b: Floats | None = None, c: Floats | None = None, *, keep_outputs: bool
+) -> tuple[Any | None, Any]:
     """One direction of one layer.
 
     At every step::
@@ -78,7 +79,10 @@ def _write_net(x: Any, initial: Any, weights: Weights, *, keep_outputs: bool) ->
     Args:
         x: (time, batch, I).
         initial: The first h, (batch, H).
-        weights: W, R, b and c.
+        w: W, weights of the input (3 H, I); rows in torch's order of gates: r, z, n.
+        r: R, weights of the state (3 H, H).
+        b: Bias of the input's part (3 H,).
+        c: Bias of the state's part (3 H,).
         keep_outputs: Whether to return h after every step, too.
 
     Returns:
@@ -86,7 +90,6 @@ def _write_net(x: Any, initial: Any, weights: Weights, *, keep_outputs: bool) ->
     """
     from coremltools.converters.mil import Builder as mb  # noqa: N813 (its usual name)
 
-    w, r, b, c = weights
     hidden = r.shape[1]
     sizes = [2 * hidden, hidden]
     x_parts = mb.linear(x=x, weight=w, bias=b)

@@ -1,15 +1,56 @@
-"""What a GRU's loop passes from step to step; that it computes what torch does is tested with every architecture."""
+"""A GRU's loop in a Core ML program: what it computes, and what it passes from step to step."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import export_coreml
+from shared.coreml_gru import register_gru
+from shared.coreml_reference import CoreMLReference
 from shared.coreml_reference.program import load_program
 from shared.model import Checkpoint
+from shared.quiet import import_coremltools
 from tests.support import EXPORT_NAMES, EXPORT_PARAMS, classifier
 
+import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """A GRU whose outputs and last states are both read, from first states that are not zero."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 5, num_layers=2, bidirectional=True, **options)
+
+    def forward(self, x: Tensor, initial: Tensor) -> Tensor:
+        """All outputs, and the last states in place of the last outputs."""
+        outputs, states = self.gru(x, initial)
+        return torch.cat([outputs[:-1], states.flatten()[: outputs[0].numel()].view(outputs[:1].shape)])
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"batch_first": True}], ids=str)
+def test_it_computes_what_torch_does(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Whichever way a net of one's own makes and reads it."""
+    ct = import_coremltools()
+    register_gru()
+    torch.manual_seed(0)
+    model = Net(**options).eval()
+    arguments = (torch.randn(4, 4, 3), torch.randn(4, 4, 5))
+    program = ct.convert(
+        torch.jit.trace(model, arguments),
+        inputs=[ct.TensorType(name, tuple(value.shape)) for name, value in zip(["x", "h"], arguments, strict=True)],
+        outputs=[ct.TensorType("y")],
+        compute_precision=ct.precision.FLOAT32,
+        skip_model_load=True,
+    )
+    program.save(str(tmp_path / "net.mlpackage"))
+    feeds = {name: value.numpy() for name, value in zip(["x", "h"], arguments, strict=True)}
+    found = CoreMLReference(tmp_path / "net.mlpackage").predict(feeds)["y"]
+    with torch.inference_mode():
+        np.testing.assert_allclose(found, model(*arguments).numpy(), atol=1e-6)
 
 
 def operations(block: Any) -> Iterator[Any]:
