@@ -47,7 +47,7 @@ bench: $(INSTALLED)  ## Measure speed, as ratios in one run
 bench-scale: $(INSTALLED)  ## Measure time and memory of every stage at 10,000 to 10,000,000 sequences
 	@$(RUN) python commands/bench_scale.py $(SEQUENCES)
 
-apple-tests: $(INSTALLED)  ## Run Apple's own tests against our Core ML evaluator (about half an hour)
+apple-tests: $(INSTALLED)  ## Run Apple's own tests against our Core ML evaluator (about a quarter of an hour)
 	@$(RUN) python tests/apple_tests/run.py --suite all --jobs 2 --report docs/coreml_coverage.md
 
 clean:  ## Delete the environment and the tools' caches; data, models and DVC's cache stay

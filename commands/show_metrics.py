@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dvc.exceptions import NotDvcRepoError
+from dvc.repo import Repo
 from tabulate import tabulate
 
+STAGES = ("evaluate", "verify", "benchmark")  # whose figures the table has
 COLUMNS = ("file", "executed by", "accuracy", "macro F1", "error", "tolerance", "size", "latency", "parity")
 ALIGNMENT = ("left", "left", *["right"] * 6, "left")
 
@@ -42,8 +45,27 @@ def read(name: str) -> Figures:
     return content
 
 
+def left_behind() -> list[str]:
+    """The stages whose inputs are not those that they wrote their figures from, as after a run that failed half-way."""
+    try:
+        with Repo() as repo:
+            status = repo.status(targets=STAGES)
+    except NotDvcRepoError:
+        return []
+    changed = {
+        stage: {kind: set(files.values()) for part in parts if isinstance(part, dict) for kind, files in part.items()}
+        for stage, parts in status.items()
+    }
+    return [
+        stage
+        for stage in STAGES
+        # One that failed after it had written has new outputs.
+        if "modified" in changed.get(stage, {}).get("changed deps", ()) and "changed outs" not in changed[stage]
+    ]
+
+
 def main() -> None:
-    """Read the committed metrics and print the table."""
+    """Read the metrics and print the table."""
     try:
         benchmark = read("benchmark")
         sources = [read("evaluate"), read("verify"), read("size"), benchmark["files"]]
@@ -58,6 +80,11 @@ def main() -> None:
     ]
     print(tabulate([COLUMNS, *rows], tablefmt="plain", disable_numparse=True, colalign=ALIGNMENT))
     print(f"latency: median of one sequence, one thread, {benchmark['machine']['cpu']}")
+    if stages := left_behind():
+        print(
+            f"show_metrics: warning: the figures of {', '.join(stages)} are of an earlier run; `dvc repro` renews them",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -174,8 +174,8 @@ def stages_that_ran(output: str) -> list[str]:
     return re.findall(r"^Running stage '(.+)'", output, flags=re.MULTILINE)
 
 
-def copy_repository(folder: Path) -> Project:
-    """Copy what a commit of the working tree would hold, without the outputs of its runs; use small parameters."""
+def copy_repository(folder: Path, changes: dict[str, Any] = SMALL) -> Project:
+    """Copy what a commit of the working tree would hold, without the outputs of its runs; change some parameters."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -185,7 +185,7 @@ def copy_repository(folder: Path) -> Project:
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
-    set_params(folder, SMALL)
+    set_params(folder, changes)
     project = Project(folder)
     project.git("init", "--quiet")
     project.commit()

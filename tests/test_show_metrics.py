@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from commands import show_metrics
-from tests.support import Workspace
+from tests.support import Project, Workspace
 
 import pytest
 
@@ -34,4 +34,21 @@ def test_before_the_first_run(workspace: Workspace) -> None:
     assert stopped.value.code == 1
     assert workspace.capsys.readouterr().err == (
         "show_metrics: error: metrics/size.json: no such file; `dvc repro` writes it\n"
+    )
+
+
+def test_figures_of_an_earlier_run_are_told(
+    reproduced: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a run leaves them that failed in `verify`, before it came to `benchmark`."""
+    monkeypatch.chdir(reproduced.folder)
+    show_metrics.main()
+    assert capsys.readouterr().err == ""
+    for changed in ("models/onnx/classifier-fp32.onnx", "data/predictions/onnx/fp32.npy", "metrics/verify.json"):
+        path = reproduced.folder / changed
+        path.unlink()  # it may be a link into DVC's cache
+        path.write_text(json.dumps({}))
+    show_metrics.main()
+    assert capsys.readouterr().err == (
+        "show_metrics: warning: the figures of evaluate, benchmark are of an earlier run; `dvc repro` renews them\n"
     )

@@ -213,7 +213,7 @@ def tables(cases: list[Record], suite: str, chosen: str) -> str:
         "| status | why | cases |",
         "|---|---|---:|",
     ]
-    for (status, reason), count in sorted(reasons.items(), key=lambda entry: (entry[0][0], -entry[1])):
+    for (status, reason), count in sorted(reasons.items(), key=lambda entry: (entry[0][0], -entry[1], entry[0][1])):
         text.append(f"| {status} | {reason.replace('|', '/')} | {count} |")
     listed = ", ".join(f"`{op}` {count}" for op, count in sorted(ops.items()))
     return "\n".join(

@@ -1,0 +1,32 @@
+"""The parameter sets that `dvc exp run` takes from a file: the real thing, up to the proof of every file."""
+
+import json
+from pathlib import Path
+
+from shared.architectures import ARCHITECTURES
+from tests.support import ROOT, copy_repository, read_yaml
+
+import pytest
+
+RECIPES = sorted((ROOT / "recipes").glob("*.args"))
+
+
+def test_every_architecture_has_one() -> None:
+    """But for the committed parameters' own."""
+    committed = read_yaml((ROOT / "params.yaml").read_text())["architecture"]["name"]
+    assert {path.stem for path in RECIPES} == set(ARCHITECTURES) - {committed} | {"accurate"}
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_file_is_verified(tmp_path: Path, recipe: Path) -> None:
+    project = copy_repository(tmp_path / "project", {})
+    project.dvc("exp", "run", "verify", *recipe.read_text().split())
+    params = read_yaml((project.folder / "params.yaml").read_text())
+    assert params["architecture"]["name"] in {recipe.stem, "lstm"}
+    verified = json.loads((project.folder / "metrics" / "verify.json").read_bytes())
+    found = {file_format: set(figures) for file_format, figures in verified.items()}
+    assert found == {
+        "onnx": {"fp32", *params["compress_onnx"]["variants"]},
+        "coreml": {"fp32", "fp16", *params["compress_coreml"]["variants"]},
+    }
+    assert all(figure["passed"] for figures in verified.values() for figure in figures.values())
