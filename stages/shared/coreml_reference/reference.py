@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shared.coreml_reference.allocator import keep_freed_memory
 from shared.coreml_reference.errors import EvaluationError, InputError, UnsupportedError
 from shared.coreml_reference.features import Feature
 from shared.coreml_reference.interpreter import Compute, Interpreter, Overflow
@@ -53,6 +54,7 @@ class CoreMLReference:
     """
 
     def __init__(self, path: Path | str, function_name: str | None = None, compute: Compute = "declared") -> None:
+        keep_freed_memory()
         self.program: SavedProgram = load_program(path, function_name)
         self.compute = compute
         self.inputs: dict[str, Feature] = self.program.inputs

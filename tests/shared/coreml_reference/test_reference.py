@@ -1,5 +1,9 @@
 """Loading, predicting and the contract of inputs and outputs."""
 
+import os
+import platform
+import subprocess
+import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -11,6 +15,7 @@ from shared.coreml_reference.features import Feature
 from shared.coreml_reference.interpreter import Execution, Interpreter
 from shared.coreml_reference.program import load_program
 from shared.coreml_reference.registry import KERNELS
+from tests.support import ROOT
 
 import coremltools as ct
 import numpy as np
@@ -40,6 +45,28 @@ def test_declared_precision_is_further_from_torch_than_exact(classifier_fp16: Pa
     assert 0 < np.abs(exact - expected).max() < np.abs(declared - expected).max() < 1e-3
     # Results of fp16 ops are fp16 numbers.
     np.testing.assert_array_equal(declared, declared.astype(np.float16))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
+def test_a_prediction_reuses_the_memory_of_the_one_before(classifier_fp32: Path) -> None:
+    """In a process of its own, whose allocator nothing has tuned before."""
+    script = """
+import resource, sys
+import numpy as np
+from shared.coreml_reference import CoreMLReference
+
+model, inputs = CoreMLReference(sys.argv[1]), {"sequence": np.ones((500, 6, 1), np.float32)}
+faults = []
+for _ in range(20):
+    model.predict(inputs)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[4])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "stages")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, classifier_fp32], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 1000
 
 
 def test_it_describes_itself(classifier_fp32: Path) -> None:
