@@ -20,15 +20,15 @@ sys.path.insert(0, str(PROJECT / "stages"))
 import export_coreml  # noqa: E402 - after the path to it
 import export_onnx  # noqa: E402
 import train  # noqa: E402
-from shared import batches  # noqa: E402
-from shared.architectures import ARCHITECTURES, ArchitectureParams  # noqa: E402
-from shared.inspection import inspect_file  # noqa: E402
-from shared.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint  # noqa: E402
+from shared.conversion.stock_export import export_stock  # noqa: E402
+from shared.data.sequences import Prepared, PreparedWriter, Split  # noqa: E402
+from shared.execution.runners import Batch, OnnxRunner, PyTorchRunner  # noqa: E402
+from shared.execution.timing import Rounds, alternate, ratio, typical  # noqa: E402
+from shared.files.inspection import inspect_file  # noqa: E402
+from shared.network.architectures import ARCHITECTURES, ArchitectureParams  # noqa: E402
+from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint  # noqa: E402
 from shared.params import read_params  # noqa: E402
-from shared.runners import Batch, OnnxRunner, PyTorchRunner  # noqa: E402
-from shared.sequences import Prepared, PreparedWriter, Split  # noqa: E402
-from shared.stock_export import export_stock  # noqa: E402
-from shared.timing import Rounds, alternate, ratio, typical  # noqa: E402
+from shared.training import batches  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

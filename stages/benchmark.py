@@ -30,15 +30,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from shared.artifacts import REFERENCE, SUFFIXES, find_artifacts
-from shared.cold_start import cold_start
-from shared.inspection import FileFacts, inspect_file
+from shared.data.sequences import Prepared, SplitArrays
+from shared.execution.cold_start import cold_start
+from shared.execution.predictions import nest
+from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner
+from shared.execution.timing import Call, Rounds, alternate, latency_ms, typical
+from shared.files.artifacts import REFERENCE, SUFFIXES, find_artifacts
+from shared.files.inspection import FileFacts, inspect_file
 from shared.params import Count, StageParams, read_params
-from shared.predictions import nest
-from shared.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner
-from shared.sequences import Prepared, SplitArrays
 from shared.stage import StageError, one_line, parse_args, rounded, run, write_json
-from shared.timing import Call, Rounds, alternate, latency_ms, typical
 
 import numpy as np
 from pydantic import Field
@@ -200,8 +200,8 @@ def benchmark(files: dict[Key, Path], split: SplitArrays, params: Params) -> dic
 
 def export_checkpoint(checkpoint: Path, batch: Batch, path: Path) -> None:
     """Export a checkpoint as a tutorial would."""
-    from shared.model import load_checkpoint
-    from shared.stock_export import export_stock
+    from shared.conversion.stock_export import export_stock
+    from shared.network.model import load_checkpoint
 
     import torch
 

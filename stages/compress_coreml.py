@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.artifacts import precision_of
-from shared.canonical import canonicalize_mlpackage
-from shared.compression import check_compressed
-from shared.inspection import inspect_file
-from shared.mlpackage import model_file, read_model
+from shared.conversion.canonical import canonicalize_mlpackage
+from shared.conversion.compression import check_compressed
+from shared.files.artifacts import precision_of
+from shared.files.inspection import inspect_file
+from shared.files.mlpackage import model_file, read_model
+from shared.files.quiet import import_coremltools
 from shared.params import Count, StageParams, read_params
-from shared.quiet import import_coremltools
 from shared.stage import StageError, one_line, parse_args, replacing, run
 
 import numpy as np

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from shared.artifacts import precision_of
-from shared.canonical import canonical_onnx
-from shared.compression import check_compressed
-from shared.inspection import inspect_file
+from shared.conversion.canonical import canonical_onnx
+from shared.conversion.compression import check_compressed
+from shared.data.sequences import Prepared
+from shared.files.artifacts import precision_of
+from shared.files.inspection import inspect_file
 from shared.params import Count, StageParams, closest, read_params
-from shared.sequences import Prepared
 from shared.stage import StageError, one_line, parse_args, replacing, run
 
 import numpy as np

@@ -5,9 +5,9 @@ A file that was not executed, or whose logits are no logits of this task, gets n
 
 from typing import Any
 
-from shared.chunks import chunks
-from shared.predictions import Prediction, find_reference, nest, read_predictions
-from shared.sequences import Prepared
+from shared.data.chunks import chunks
+from shared.data.sequences import Prepared
+from shared.execution.predictions import Prediction, find_reference, nest, read_predictions
 from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
 
 import numpy as np

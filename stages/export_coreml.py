@@ -7,12 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from shared.canonical import canonicalize_mlpackage
-from shared.coreml_gru import register_gru
-from shared.export import ExportParams, describe, describe_tensors, example_inputs
-from shared.model import Checkpoint, ModelConfig, load_checkpoint
+from shared.conversion.canonical import canonicalize_mlpackage
+from shared.conversion.coreml_gru import register_gru
+from shared.conversion.export import ExportParams, describe, describe_tensors, example_inputs
+from shared.files.quiet import import_coremltools
+from shared.network.model import Checkpoint, ModelConfig, load_checkpoint
 from shared.params import Count, StageParams, read_params
-from shared.quiet import import_coremltools
 from shared.stage import StageError, parse_args, replacing, run
 
 import numpy as np

@@ -4,10 +4,10 @@ import logging
 import re
 import warnings
 
-from shared.canonical import canonical_onnx
-from shared.export import ExportParams, describe, example_inputs
-from shared.lean_graph import simplify
-from shared.model import Checkpoint, ModelConfig, load_checkpoint
+from shared.conversion.canonical import canonical_onnx
+from shared.conversion.export import ExportParams, describe, example_inputs
+from shared.conversion.lean_graph import simplify
+from shared.network.model import Checkpoint, ModelConfig, load_checkpoint
 from shared.params import StageParams, read_params
 from shared.stage import StageError, one_line, parse_args, run, write_bytes
 

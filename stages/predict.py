@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shared.artifacts import find_artifacts
-from shared.chunks import chunks
+from shared.data.chunks import chunks
+from shared.data.sequences import Prepared
+from shared.execution.runtimes import Floats, Lengths, Runtime, open_runtime
+from shared.files.artifacts import find_artifacts
 from shared.params import Count, StageParams, read_params
-from shared.runtimes import Floats, Lengths, Runtime, open_runtime
-from shared.sequences import Prepared
 from shared.stage import StageError, one_line, parse_args, remove, replacing, rounded, run, write_json
 
 import numpy as np

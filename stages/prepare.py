@@ -1,7 +1,7 @@
 """Check the table of sequences and split it: a CSV or Parquet table in; memory-mapped arrays and their schema out.
 
-The two layouts of a table are described in `shared/tables.py`, how the rows are drawn in `shared/splitting.py`. The
-table is read once, into columns on disk; what is in memory does not grow with its rows.
+The two layouts of a table are described in `shared/data/tables.py`, how the rows are drawn in
+`shared/data/splitting.py`. The table is read once, into columns on disk; what is in memory does not grow with its rows.
 """
 
 import math
@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from shared.filling import Floats, Ints, Moments, fill_previous, pad
+from shared.data.filling import Floats, Ints, Moments, fill_previous, pad
+from shared.data.sequences import SPLITS, PreparedWriter, Schema
+from shared.data.splitting import BLOCK_ROWS, count_rows, deal, deal_groups, proportional
+from shared.data.spool import Spool
+from shared.data.tables import Chunk, Keys, Table, TableParams, listed
 from shared.params import Size, read_params
-from shared.sequences import SPLITS, PreparedWriter, Schema
-from shared.splitting import BLOCK_ROWS, count_rows, deal, deal_groups, proportional
-from shared.spool import Spool
 from shared.stage import StageError, parse_args, remove, replacing, run
-from shared.tables import Chunk, Keys, Table, TableParams, listed
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray

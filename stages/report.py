@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.artifacts import REFERENCE, SUFFIXES
-from shared.formatting import (
+from shared.data.sequences import Prepared
+from shared.files.artifacts import REFERENCE, SUFFIXES
+from shared.page.formatting import (
     escape_markdown,
     flatten,
     format_change,
@@ -20,8 +21,7 @@ from shared.formatting import (
     format_size,
     format_tolerance,
 )
-from shared.params import StageParams, read_params, read_sections
-from shared.pictures import (
+from shared.page.pictures import (
     FORMAT_NAMES,
     STYLE,
     Point,
@@ -32,7 +32,7 @@ from shared.pictures import (
     to_png,
     to_svg,
 )
-from shared.sequences import Prepared
+from shared.params import StageParams, read_params, read_sections
 from shared.stage import StageError, one_line, parse_args, read_json, rounded, run, write_bytes
 
 import jinja2
@@ -42,8 +42,8 @@ import pandas as pd
 from markupsafe import Markup
 from pydantic import Field
 
-PAGE_TEMPLATE = Path(__file__).parent / "shared" / "report.html.jinja"
-SUMMARY_TEMPLATE = Path(__file__).parent / "shared" / "report.md.jinja"
+PAGE_TEMPLATE = Path(__file__).parent / "shared" / "page" / "report.html.jinja"
+SUMMARY_TEMPLATE = Path(__file__).parent / "shared" / "page" / "report.md.jinja"
 PLATFORMS = {"onnx": ("ONNX Runtime", "Android, Linux, Windows, browsers"), "coreml": ("Core ML", "iOS, macOS")}
 MACHINE_NAMES = {
     "cpu": "CPU", "cores": "Cores", "memory_gb": "Memory", "system": "System", "python": "Python", "torch": "PyTorch",

@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
-from shared.architectures import ArchitectureParams, Choice
-from shared.batches import Batches
-from shared.devices import ALONE, DeviceName, Processes, open_processes
-from shared.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
+from shared.data.sequences import Prepared, Schema
+from shared.network.architectures import ArchitectureParams, Choice
+from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
 from shared.params import Count, StageParams, read_params
-from shared.resume import ResumeFile, hash_files, hash_sources
-from shared.sequences import Prepared, Schema
 from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
+from shared.training.batches import Batches
+from shared.training.devices import ALONE, DeviceName, Processes, open_processes
+from shared.training.resume import ResumeFile, hash_files, hash_sources
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator

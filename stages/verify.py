@@ -14,11 +14,11 @@ All that is wrong is collected and written before the stage fails.
 from pathlib import Path
 from typing import Annotated, Any
 
-from shared.export import ExportParams
+from shared.conversion.export import ExportParams
+from shared.data.sequences import Prepared
+from shared.execution.predictions import Prediction, find_reference, nest, read_predictions
+from shared.judging.parity import BIN_EDGES, Comparison, Scale, compare, measure
 from shared.params import StageParams, read_params
-from shared.parity import BIN_EDGES, Comparison, Scale, compare, measure
-from shared.predictions import Prediction, find_reference, nest, read_predictions
-from shared.sequences import Prepared
 from shared.stage import StageError, parse_args, read_json, rounded, run, write_bytes, write_json
 
 import numpy as np

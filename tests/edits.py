@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.quiet import import_coremltools
+from shared.files.quiet import import_coremltools
 
 import numpy as np
 import onnx

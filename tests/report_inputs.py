@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.sequences import Schema, Split
+from shared.data.sequences import Schema, Split
 
 import numpy as np
 import pandas as pd

@@ -19,10 +19,10 @@ from typing import Any
 
 from export_coreml import Params as CoreMLParams
 from shared import AVX2_KERNELS
-from shared.architectures import ArchitectureParams, Choice
-from shared.export import ExportParams
-from shared.model import ModelConfig, SequenceClassifier
-from shared.sequences import PreparedWriter, Schema, Split, SplitArrays
+from shared.conversion.export import ExportParams
+from shared.data.sequences import PreparedWriter, Schema, Split, SplitArrays
+from shared.network.architectures import ArchitectureParams, Choice
+from shared.network.model import ModelConfig, SequenceClassifier
 from shared.stage import run
 
 import numpy as np

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.canonical import canonical_onnx
-from shared.model import load_checkpoint, save_checkpoint
+from shared.conversion.canonical import canonical_onnx
+from shared.network.model import load_checkpoint, save_checkpoint
 from tests.support import ROOT, Workspace, clean_environment, rejections
 
 import numpy as np

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import benchmark
-from shared import cold_start as cold
-from shared.artifacts import find_artifacts
-from shared.model import Checkpoint, save_checkpoint
-from shared.runners import Batch, CoreMLRunner, OnnxRunner, PyTorchRunner
-from shared.runtimes import ReferenceRuntime, open_runtime
-from shared.sequences import Prepared, SplitArrays
+from shared.data.sequences import Prepared, SplitArrays
+from shared.execution import cold_start as cold
+from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, PyTorchRunner
+from shared.execution.runtimes import ReferenceRuntime, open_runtime
+from shared.files.artifacts import find_artifacts
+from shared.network.model import Checkpoint, save_checkpoint
 from shared.stage import StageError
 from tests.support import Workspace, classifier
 

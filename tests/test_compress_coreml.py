@@ -7,11 +7,11 @@ from typing import Any
 import compress_coreml
 import export_coreml
 from compress_coreml import Step
-from shared.architectures import ARCHITECTURES
-from shared.canonical import canonicalize_mlpackage
+from shared.conversion.canonical import canonicalize_mlpackage
 from shared.coreml_reference import CoreMLReference
-from shared.inspection import inspect_file
-from shared.model import Checkpoint
+from shared.files.inspection import inspect_file
+from shared.network.architectures import ARCHITECTURES
+from shared.network.model import Checkpoint
 from tests.support import EXPORT_NAMES, EXPORT_PARAMS, Workspace, classifier
 
 import numpy as np

@@ -6,13 +6,13 @@ from typing import Any
 
 import compress_onnx
 import export_onnx
-from shared.architectures import ARCHITECTURES
-from shared.inspection import inspect_file
-from shared.model import Checkpoint, SequenceClassifier
-from shared.runtimes import Floats, open_runtime
-from shared.sequences import Prepared, Split, SplitArrays
+from shared.conversion.stock_export import export_stock
+from shared.data.sequences import Prepared, Split, SplitArrays
+from shared.execution.runtimes import Floats, open_runtime
+from shared.files.inspection import inspect_file
+from shared.network.architectures import ARCHITECTURES
+from shared.network.model import Checkpoint, SequenceClassifier
 from shared.stage import StageError
-from shared.stock_export import export_stock
 from tests.support import EXPORT_NAMES, Workspace, classifier, write_prepared
 
 import numpy as np

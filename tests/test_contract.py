@@ -1,4 +1,4 @@
-"""dvc.yaml says what the scripts do: their names, parameters, arguments, and every file that they depend on."""
+"""dvc.yaml says what the scripts do: their names, parameters, arguments, and every wing that they depend on."""
 
 import argparse
 import ast
@@ -20,7 +20,15 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 STAGES = ROOT / "stages"
 SHARED = STAGES / "shared"
-FOLDERS = [SHARED / "architectures", SHARED / "coreml_reference"]  # each one part, listed as a folder
+FLOORS = [
+    ["page", "judging"],
+    ["execution", "training", "conversion"],
+    ["data", "network", "files", "coreml_reference"],
+]
+"""The wings from the top of the house down: one imports from the kit and from lower floors alone."""
+WINGS = [wing for floor in FLOORS for wing in floor]
+FOUND_BY_FOLDER = [SHARED / "network" / "architectures", SHARED / "coreml_reference"]
+"""Folders whose files are imported by looking: to reach one file is to reach all."""
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 
@@ -66,19 +74,27 @@ def imported(file: Path) -> set[Path]:
     return {file for file in found if file.is_file()}
 
 
-def dependencies(script: Path) -> set[str]:
-    """The script, every file of `shared` that it reaches, and the other files of `shared` that those name."""
-    reached, waiting = set(), {script}
+def reached(script: Path) -> set[Path]:
+    """The script and every file of `shared` that it reaches."""
+    found, waiting = set(), {script}
     while waiting:
         file = waiting.pop()
-        reached.add(file)
-        waiting |= imported(file) - reached
-        for folder in set(FOLDERS) & set(file.parents):
-            waiting |= set(folder.rglob("*.py")) - reached
-    names = {node.value for file in reached for node in ast.walk(tree(file)) if isinstance(node, ast.Constant)}
-    reached |= {file for file in SHARED.iterdir() if file.is_file() and file.suffix != ".py" and file.name in names}
-    parts = {next((folder for folder in FOLDERS if folder in file.parents), file) for file in reached}
-    return {str(part.relative_to(ROOT)) for part in parts}
+        found.add(file)
+        waiting |= imported(file) - found
+        for folder in set(FOUND_BY_FOLDER) & set(file.parents):
+            waiting |= set(folder.rglob("*.py")) - found
+    return found
+
+
+def wing_of(file: Path) -> str | None:
+    """The wing of `shared` that a file belongs to; None for the kit and for a script."""
+    return file.relative_to(SHARED).parts[0] if SHARED in file.parents and file.parent != SHARED else None
+
+
+def dependencies(script: Path) -> set[str]:
+    """The script, the wings that it reaches, and the files of the kit that it reaches."""
+    wings = {SHARED / wing if (wing := wing_of(file)) else file for file in reached(script)}
+    return {str(part.relative_to(ROOT)) for part in wings}
 
 
 def sections(script: Path) -> dict[str, str]:
@@ -134,14 +150,49 @@ def test_the_command_runs_the_stage_s_own_script_on_its_inputs_and_outputs(
 
 
 @every_stage
-def test_deps_are_the_script_and_every_shared_file_that_it_reaches(name: str) -> None:
+def test_deps_are_the_script_the_wings_that_it_reaches_and_the_kit(name: str) -> None:
     listed = [path for path in paths_of(EXPANDED[name], "deps") if path.startswith("stages/")]
     assert sorted(listed) == sorted(dependencies(STAGES / f"{name}.py"))
 
 
-def test_imports_inside_functions_and_files_named_by_a_stage_count_as_dependencies() -> None:
-    assert {"stages/shared/model.py", "stages/shared/coreml_reference"} <= dependencies(STAGES / "predict.py")
-    assert "stages/shared/report.html.jinja" in dependencies(STAGES / "report.py")
+def test_imports_inside_functions_count_as_dependencies() -> None:
+    assert {"stages/shared/network", "stages/shared/coreml_reference"} <= dependencies(STAGES / "predict.py")
+
+
+def test_every_folder_of_shared_is_a_wing_that_says_what_flows_through_it() -> None:
+    assert sorted(path.name for path in SHARED.iterdir() if path.is_dir() and path.name != "__pycache__") == sorted(
+        WINGS
+    )
+    for wing in WINGS:
+        docstring = ast.get_docstring(tree(SHARED / wing / "__init__.py"))
+        assert docstring, wing
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_imports_from_lower_floors_alone(wing: str) -> None:
+    [floor] = [index for index, wings in enumerate(FLOORS) if wing in wings]
+    below = {other for wings in FLOORS[floor + 1 :] for other in wings}
+    for file in sorted((SHARED / wing).rglob("*.py")):
+        found = {wing_of(path) for path in imported(file)} - {wing, None}
+        assert found <= below, f"{file.relative_to(ROOT)} imports from {sorted(map(str, found - below))}"
+
+
+def test_the_kit_imports_from_no_wing() -> None:
+    for file in SHARED.glob("*.py"):
+        assert {wing_of(path) for path in imported(file)} <= {None}, file
+
+
+def test_the_core_ml_evaluator_imports_nothing_of_shared_but_itself() -> None:
+    """But for the kernel pins of `shared` itself, which a copy of the folder elsewhere does without."""
+    evaluator = SHARED / "coreml_reference"
+    for file in evaluator.rglob("*.py"):
+        outside = {path for path in imported(file) if evaluator not in path.parents} - {SHARED / "__init__.py"}
+        assert not outside, file
+
+
+def test_tests_mirror_the_wings() -> None:
+    mirrored = {path.name for path in (ROOT / "tests" / "shared").iterdir() if path.is_dir()}
+    assert mirrored - {"__pycache__"} <= set(WINGS)
 
 
 @every_stage

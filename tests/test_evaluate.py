@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import evaluate
-from shared.predictions import Prediction
+from shared.execution.predictions import Prediction
 from shared.stage import StageError
 from tests.support import Workspace
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import train
 from examples import run
+from shared.data.sequences import Prepared
 from shared.params import read_params
-from shared.sequences import Prepared
 from tests.support import ROOT, Workspace
 
 import numpy as np

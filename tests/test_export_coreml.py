@@ -5,7 +5,7 @@ from pathlib import Path
 
 import export_coreml
 from shared.coreml_reference import CoreMLReference, InputError
-from shared.model import Checkpoint
+from shared.network.model import Checkpoint
 from tests.support import EXPORT_NAMES, classifier
 
 import numpy as np

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import export_onnx
-from shared.canonical import canonical_onnx
-from shared.model import Checkpoint
+from shared.conversion.canonical import canonical_onnx
+from shared.network.model import Checkpoint
 from shared.stage import StageError
 from tests.support import EXPORT_NAMES, ROOT, classifier
 

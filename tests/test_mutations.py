@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.artifacts import SUFFIXES
+from shared.files.artifacts import SUFFIXES
 from tests.edits import Array, Onnx, Package
 from tests.support import ROOT, SMALL, Workspace, call_stages, rejections, set_params
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from shared.sequences import Prepared
+from shared.data.sequences import Prepared
 from tests.support import Project
 
 import numpy as np

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import predict
 import verify
-from shared.export import ExportParams
+from shared.conversion.export import ExportParams
+from shared.data.sequences import Prepared
+from shared.execution.predictions import Prediction
+from shared.execution.runtimes import open_runtime
+from shared.judging.parity import measure
 from shared.params import read_params
-from shared.parity import measure
-from shared.predictions import Prediction
-from shared.runtimes import open_runtime
-from shared.sequences import Prepared
 from tests.edits import Onnx
 from tests.support import Workspace
 

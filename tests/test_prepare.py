@@ -6,9 +6,9 @@ from io import StringIO
 from typing import Any
 
 import prepare
-from shared import tables
-from shared.sequences import SPLITS, Prepared
-from shared.splitting import deal
+from shared.data import tables
+from shared.data.sequences import SPLITS, Prepared
+from shared.data.splitting import deal
 from tests.support import ROOT, Workspace
 
 import numpy as np

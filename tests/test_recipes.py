@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from shared.architectures import ARCHITECTURES
+from shared.network.architectures import ARCHITECTURES
 from tests.support import ROOT, copy_repository, read_yaml
 
 import pytest

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from report import Candidate, Params, choose, collect
-from shared.formatting import escape_markdown, format_change, format_size, format_tolerance
+from shared.page.formatting import escape_markdown, format_change, format_size, format_tolerance
 from shared.stage import StageError
 from tests.report_inputs import PYTORCH_ACCURACY, File, default_files, write_inputs
 from tests.support import ROOT, Workspace, clean_environment, commands

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any, Literal
 
 import train
-from shared.devices import ALONE, Processes, check_sharing, choose_device
-from shared.model import SequenceClassifier, load_checkpoint
-from shared.sequences import Prepared
+from shared.data.sequences import Prepared
+from shared.network.model import SequenceClassifier, load_checkpoint
 from shared.stage import StageError
+from shared.training.devices import ALONE, Processes, check_sharing, choose_device
 from tests.support import Workspace, architecture
 
 import numpy as np

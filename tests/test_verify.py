@@ -7,15 +7,15 @@ from typing import Any
 
 import export_coreml
 import predict
-import shared.chunks
+import shared.data.chunks
 import verify
-from shared.export import ExportParams
-from shared.model import Checkpoint, SequenceClassifier, load_checkpoint
+from shared.conversion.export import ExportParams
+from shared.data.sequences import Prepared
+from shared.execution.predictions import Prediction, find_reference, read_predictions
+from shared.files.quiet import import_coremltools
+from shared.judging.parity import Comparison, compare, measure
+from shared.network.model import Checkpoint, SequenceClassifier, load_checkpoint
 from shared.params import read_params
-from shared.parity import Comparison, compare, measure
-from shared.predictions import Prediction, find_reference, read_predictions
-from shared.quiet import import_coremltools
-from shared.sequences import Prepared
 from shared.stage import StageError
 from tests.support import ROOT, Workspace, rejections
 
@@ -322,7 +322,7 @@ def test_the_clearest_flips_are_listed_by_name() -> None:
 def test_the_size_of_a_chunk_makes_no_difference(long: Predictions, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, logits = long["pytorch-fp32"].logits, long["onnx-fp32"].logits + np.float32(0.01)
     whole = compare_with(reference, logits)
-    monkeypatch.setattr(shared.chunks, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(shared.data.chunks, "CHUNK_BYTES", 1000)
     pieces = compare_with(reference, logits)
     assert pieces.figures == whole.figures
     assert pieces.flips == whole.flips

@@ -1,4 +1,11 @@
-"""What the stages share: one file per concern.
+"""What the stages share: the kit of every stage here (`stage`, `params`), and a folder for each wing of the house.
+
+    page                                       figures -> the page
+    judging                                    logits -> wrong, too lossy, or fit to ship
+    execution, training, conversion            a file -> logits; sequences -> weights; a checkpoint -> files
+    data, network, files, coreml_reference     tables, nets, files and Core ML programs as such
+
+A wing imports from the kit and from wings further down alone; `coreml_reference` imports nothing but itself.
 
 Importing anything from here first pins which numeric kernels the libraries choose, because the last bits of a result
 depend on them. They are read from the environment when torch, numpy and their BLAS load, so every file imports

@@ -14,8 +14,7 @@ from typing import Any
 
 from shared.coreml_reference.errors import CoreMLReferenceError, PackageError, UnsupportedError
 from shared.coreml_reference.features import LARGEST_TENSOR, Feature, read_feature
-from shared.mlpackage import all_operations
-from shared.quiet import import_coremltools
+from shared.coreml_reference.quiet import import_coremltools
 
 DeclaredShape = tuple[int | None, ...]
 
@@ -176,7 +175,7 @@ def _check_function(function: Any, model_file: Path) -> dict[str, DeclaredShape]
     shapes: dict[str, DeclaredShape] = {}
     if function.opset not in function.block_specializations:
         raise PackageError(f"{model_file}: the program has no block for its opset {function.opset!r}")
-    for operation in all_operations(function.block_specializations[function.opset]):
+    for operation in _stored_operations(function.block_specializations[function.opset]):
         if operation.type == "custom_layer":
             raise UnsupportedError(f"{model_file}: holds a custom layer, which only its author's code can compute")
         if operation.type != "write_state" and operation.type not in SSAOpRegistry.core_ops:
@@ -191,6 +190,14 @@ def _check_function(function: Any, model_file: Path) -> dict[str, DeclaredShape]
                     for dim in output.type.tensorType.dimensions
                 )
     return shapes
+
+
+def _stored_operations(block: Any) -> Iterator[Any]:
+    """Every operation of a stored block, those of nested blocks after the one that holds them."""
+    for operation in block.operations:
+        yield operation
+        for nested in operation.blocks:
+            yield from _stored_operations(nested)
 
 
 def _values(operation: Any) -> Iterator[Any]:

@@ -1,0 +1,26 @@
+"""Import coremltools quickly and quietly: a copy of its own, so that this folder needs nothing but itself.
+
+coremltools warns that the Core ML framework is absent and that it was not tested with the installed versions of torch
+and scikit-learn, which it imports for its converters alone. Loading a saved program needs neither.
+"""
+
+import importlib
+import logging
+import sys
+
+
+def import_coremltools() -> None:
+    """Import coremltools without its messages; a process without torch and scikit-learn stays without them."""
+    if "coremltools" in sys.modules:
+        return
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    hidden = [name for name in ("torch", "sklearn") if name not in sys.modules]
+    logger.setLevel(logging.ERROR)
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: as if it were not installed
+    try:
+        importlib.import_module("coremltools")
+    finally:
+        logger.setLevel(level)
+        for name in hidden:
+            del sys.modules[name]

@@ -1,0 +1,77 @@
+"""What the first use of a model file costs, measured in a process that does nothing else."""
+
+import importlib
+import platform
+import re
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from shared.execution.runners import Batch, open_runner
+from shared.files.quiet import import_coremltools
+from shared.stage import StageError, one_line
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """What loading and running took.
+
+    Attributes:
+        load_seconds: From the path to a model that can be called; the runtime is imported, the file in the page cache.
+        peak_memory: Bytes by which the process's largest resident memory grew above that of importing the runtime,
+            while it loaded the file with one thread and ran the batches.
+    """
+
+    load_seconds: float
+    peak_memory: int
+
+
+def cold_start(path: Path, batches: list[Batch]) -> ColdStart:
+    """Load a file and run batches in a new process.
+
+    Raises:
+        StageError: The file is damaged, or fails on a batch, or ended the process.
+    """
+    # Spawned: a forked process would begin with this one's memory and threads.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, path, batches).result()
+        except BrokenProcessPool as error:
+            raise StageError(f"{path}: the process that ran it died: {one_line(error)}") from None
+
+
+def _measure(path: Path, batches: list[Batch]) -> ColdStart:
+    import_runtime(path)
+    before = peak_memory()
+    start = time.perf_counter()
+    runner = open_runner(path, threads=1)
+    seconds = time.perf_counter() - start
+    try:
+        for batch in batches:
+            runner.call(batch)()
+    except Exception as error:  # a runtime's own might not reach the other process
+        raise StageError(f"{path}: cannot be run: {one_line(error)}") from None
+    return ColdStart(seconds, peak_memory() - before)
+
+
+def import_runtime(path: Path) -> None:
+    """Import what running the file needs."""
+    if path.suffix == ".mlpackage":
+        import_coremltools()
+    else:
+        importlib.import_module("onnxruntime" if path.suffix == ".onnx" else "shared.network.model")
+
+
+def peak_memory() -> int:
+    """The largest resident memory that this process has had, in bytes."""
+    if platform.system() == "Linux":
+        # getrusage would also count the process that started this one, before it was replaced.
+        status = Path("/proc/self/status").read_text()
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, flags=re.MULTILINE)
+        assert found
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS gives bytes

@@ -1,0 +1,77 @@
+"""Read what `predict` wrote: every file's logits, and the record of its execution."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.files.artifacts import REFERENCE, SUFFIXES
+from shared.stage import StageError
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One executed file.
+
+    Attributes:
+        format: `pytorch`, `onnx` or `coreml`.
+        precision: Such as `fp16`.
+        logits: (rows, classes), float32, a memory map; without rows if the execution failed.
+        record: Who executed it, what the file declares, how it behaved at other batch sizes; see `stages/predict.py`.
+    """
+
+    format: str
+    precision: str
+    logits: NDArray[np.float32]
+    record: dict[str, Any]
+
+    @property
+    def failure(self) -> str | None:
+        """Why the file could not be executed, in one line; None if it was."""
+        return self.record.get("failure")
+
+
+def read_predictions(folder: Path) -> Iterator[Prediction]:
+    """Yield every prediction below a folder, failed ones too: PyTorch first, then by format and precision.
+
+    Raises:
+        StageError: A record or its logits cannot be read.
+    """
+    for file_format in SUFFIXES:
+        for record_file in sorted((folder / file_format).glob("*.json")):
+            logits_file = record_file.with_suffix(".npy")
+            try:
+                record = json.loads(record_file.read_bytes())
+                if "failure" in record:
+                    logits = np.empty((0, 0), np.float32)
+                else:
+                    logits = np.load(logits_file, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise StageError(f"{logits_file}: not a readable prediction: {error}; run `dvc repro`") from None
+            yield Prediction(file_format, record_file.stem, logits, record)
+
+
+def find_reference(predictions: list[Prediction]) -> Prediction:
+    """PyTorch's own prediction, which every other is compared with.
+
+    Raises:
+        StageError: It is not there, or its execution failed.
+    """
+    for prediction in predictions:
+        if (prediction.format, prediction.precision) == REFERENCE:
+            if prediction.failure:
+                raise StageError(f"PyTorch's logits are missing: {prediction.failure}")
+            return prediction
+    raise StageError("PyTorch's logits are missing: nothing to compare with; run `dvc repro predict@pytorch`")
+
+
+def nest(figures: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
+    """Nest figures as every metrics file does: format, then precision."""
+    nested: dict[str, dict[str, Any]] = {}
+    for (file_format, precision), figure in figures.items():
+        nested.setdefault(file_format, {})[precision] = figure
+    return nested

@@ -1,0 +1,122 @@
+"""A model file, opened -> a function that runs it once on a given batch: what is timed.
+
+A runner holds no more than its runtime needs, so that the time is the runtime's: inputs are converted beforehand, and
+nothing is checked.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.execution.runtimes import open_runtime, open_session
+from shared.execution.timing import Call
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Input of one call.
+
+    Attributes:
+        sequences: (batch, time, features), float32.
+        lengths: (batch,), int32; None where all sequences are equally long.
+    """
+
+    sequences: NDArray[np.float32]
+    lengths: NDArray[np.int32] | None
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """The one input or both."""
+        return [self.sequences] if self.lengths is None else [self.sequences, self.lengths]
+
+
+class PyTorchRunner:
+    """A checkpoint, run eagerly. The number of threads is the whole process's: that of the last runner opened."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from shared.network.model import load_checkpoint
+
+        import torch
+
+        torch.set_num_threads(threads)
+        self.model = load_checkpoint(path).model
+
+    def call(self, batch: Batch) -> Call:
+        """A function that runs the file on the batch and returns its logits."""
+        import torch
+
+        model, inputs = self.model, [torch.from_numpy(array) for array in batch.arrays()]
+
+        def run() -> object:
+            with torch.inference_mode():
+                return model(*inputs)
+
+        return run
+
+
+class OnnxRunner:
+    """An ONNX file on ONNX Runtime's CPU provider."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self._session = open_session(path, threads)
+
+    def call(self, batch: Batch) -> Call:
+        """A function that runs the file on the batch and returns its logits."""
+        session, feeds = self._session, self._feeds(batch)
+        return lambda: session.run(None, feeds)[0]
+
+    def bound_call(self, batch: Batch) -> Call:
+        """As `call`, but with input and output in memory that is bound once: a call copies the batch there and runs."""
+        feeds = self._feeds(batch)
+        buffers = {name: np.empty_like(array) for name, array in feeds.items()}
+        logits = np.empty_like(self._session.run(None, feeds)[0])
+        binding = self._session.io_binding()
+        for name, buffer in buffers.items():
+            binding.bind_input(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+        [output] = self._session.get_outputs()
+        binding.bind_output(output.name, "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+        session, copies = self._session, [(buffers[name], array) for name, array in feeds.items()]
+
+        def run() -> object:
+            for buffer, array in copies:
+                buffer[...] = array
+            session.run_with_iobinding(binding)
+            return logits
+
+        return run
+
+    def _feeds(self, batch: Batch) -> dict[str, Any]:
+        return {
+            value.name: batch.lengths if value.type == "tensor(int32)" else batch.sequences
+            for value in self._session.get_inputs()
+        }
+
+
+class CoreMLRunner:
+    """An mlpackage on Apple's Core ML, macOS only; it has no say in the number of threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._runtime = open_runtime(path)
+        if self._runtime.executor != "coreml":
+            raise RuntimeError(f"{path} would run on {self._runtime.executor!r}, which is never timed")
+        self.largest_batch = self._runtime.interface.largest_batch
+
+    def call(self, batch: Batch) -> Call:
+        """A function that runs the file on the batch and returns its logits."""
+        return lambda: self._runtime.logits(*batch.arrays())
+
+
+Runner = PyTorchRunner | OnnxRunner | CoreMLRunner
+
+
+def open_runner(path: Path, threads: int) -> Runner:
+    """Open a file with the runner of its format; Core ML takes no number of threads.
+
+    Raises:
+        StageError: The file is damaged.
+    """
+    if path.suffix == ".pt":
+        return PyTorchRunner(path, threads)
+    return OnnxRunner(path, threads) if path.suffix == ".onnx" else CoreMLRunner(path)

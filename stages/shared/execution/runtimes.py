@@ -1,0 +1,331 @@
+"""Open any exported file -> logits of a batch, with the runtime that a user would use.
+
+PyTorch for checkpoints, ONNX Runtime for ONNX, Core ML for mlpackages on macOS, and elsewhere our own evaluator of
+saved Core ML programs. A runtime reports who executed the file; figures of `coreml` and `reference` are never mixed.
+"""
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from shared.files.onnx_graph import all_nodes
+from shared.stage import StageError, one_line
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Lengths = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a file declares of itself.
+
+    Attributes:
+        input_name: Name of the input tensor; None where the format has no names.
+        lengths_name: Name of the input of lengths; None where there is none, or the format has no names.
+        output_name: Name of the output tensor; None where the format has no names.
+        input_axes: Of the input tensor: a size, or the name or the range ("1..4096") of a dynamic axis.
+        output_axes: The same of the output; None where the file declares none, as Core ML does if a size is dynamic.
+        dtypes: Of the input, the lengths if there are any, and the output.
+        features: Names of the values at each time step, in the order of the input's last axis.
+        classes: Names of the classes, in the order of the logits.
+        largest_batch: The largest batch that the file accepts; None if there is no limit.
+        dynamic_time: Whether the file accepts sequences of any number of time steps.
+        largest_time: The largest number of time steps that it accepts; None if there is no limit.
+    """
+
+    input_name: str | None
+    lengths_name: str | None
+    output_name: str | None
+    input_axes: list[int | str]
+    output_axes: list[int | str] | None
+    dtypes: list[str]
+    features: list[str]
+    classes: list[str]
+    largest_batch: int | None
+    dynamic_time: bool
+    largest_time: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+class Runtime(Protocol):
+    """An exported file, open for inference."""
+
+    executor: str
+    """Who computes: `pytorch`, `onnxruntime`, `coreml` or `reference`."""
+
+    version: str
+    """Which version of it; of macOS for `coreml`, of the coremltools that reads the package for `reference`."""
+
+    interface: Interface
+
+    batch_dependent: bool
+    """Whether the logits of a row depend on the other rows of its batch."""
+
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
+        """Logits (batch, classes) of sequences (batch, time, features) and lengths (batch,), if the file takes them."""
+
+
+def open_runtime(path: Path) -> Runtime:
+    """Open a file with the runtime of its format.
+
+    Raises:
+        StageError: The file is damaged, incomplete, or has other tensors than a sequence, perhaps lengths, and logits.
+    """
+    if path.suffix == ".pt":
+        return PyTorchRuntime(path)
+    if path.suffix == ".onnx":
+        return OnnxRuntime(path)
+    if path.suffix == ".mlpackage":
+        return CoreMLRuntime(path) if platform.system() == "Darwin" else ReferenceRuntime(path)
+    raise StageError(
+        f"{path}: no runtime opens {path.suffix or 'a file without a suffix'}; known: .pt, .onnx, .mlpackage"
+    )
+
+
+def stored_names(path: Path, metadata: dict[str, str], key: str) -> list[str]:
+    """The names of the classes or of the features that an exporter stored as JSON.
+
+    Raises:
+        StageError: It stored none, or none that can be read.
+    """
+    try:
+        names = json.loads(metadata[key])
+    except (KeyError, ValueError):
+        raise StageError(f"{path}: its metadata holds no list of {key}") from None
+    return [str(name) for name in names]
+
+
+class PyTorchRuntime:
+    """A checkpoint, run eagerly: the reference that the exported files are compared with."""
+
+    executor = "pytorch"
+    batch_dependent = False
+
+    def __init__(self, path: Path) -> None:
+        from shared.network.model import load_checkpoint
+
+        import torch
+
+        torch.set_num_threads(1)
+        self._torch = torch
+        self._model = load_checkpoint(path).model
+        config = self._model.config
+        self.interface = Interface(
+            input_name=None,
+            lengths_name=None,
+            output_name=None,
+            input_axes=["batch", config.time_steps, len(config.features)],
+            output_axes=["batch", len(config.classes)],
+            dtypes=["float32", *(["int32"] if config.ragged else []), "float32"],
+            features=config.features,
+            classes=config.classes,
+            largest_batch=None,
+            dynamic_time=config.any_time,
+            largest_time=None if config.any_time else config.time_steps,
+        )
+        self.version = version("torch").partition("+")[0]
+
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
+        """See `Runtime`."""
+        inputs = [self._torch.from_numpy(array) for array in (batch, lengths) if array is not None]
+        with self._torch.inference_mode():
+            logits: Floats = self._model(*inputs).numpy()
+        return logits
+
+
+class OnnxRuntime:
+    """An ONNX file on ONNX Runtime's CPU provider, with one thread."""
+
+    executor = "onnxruntime"
+
+    def __init__(self, path: Path) -> None:
+        self._session = open_session(path, threads=1)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        source, lengths, target = _named_tensors(
+            path, inputs, outputs, {tensor.name: ONNX_DTYPES.get(tensor.type, tensor.type) for tensor in inputs}
+        )
+        tensors = [tensor for tensor in (source, lengths, target) if tensor is not None]
+        axes = list(source.shape)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.interface = Interface(
+            input_name=source.name,
+            lengths_name=lengths and lengths.name,
+            output_name=target.name,
+            input_axes=axes,
+            output_axes=list(target.shape),
+            dtypes=[ONNX_DTYPES.get(tensor.type, tensor.type) for tensor in tensors],
+            features=stored_names(path, metadata, "features"),
+            classes=stored_names(path, metadata, "classes"),
+            largest_batch=_size(axes, 0),
+            dynamic_time=len(axes) > 1 and isinstance(axes[1], str),
+            largest_time=_size(axes, 1),
+        )
+        self.version = version("onnxruntime")
+        self.batch_dependent = _quantizes_activations(path)
+
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
+        """See `Runtime`."""
+        inputs = _by_name(self.interface, batch, lengths)
+        logits: Floats = self._session.run([self.interface.output_name], inputs)[0]
+        return logits
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, with that many threads for each operation.
+
+    Raises:
+        StageError: The file is no ONNX file, or one that the runtime refuses.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        # From its bytes: weights in a second file would be left behind where this one is shipped.
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions have no common base
+        raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
+
+
+ONNX_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+
+
+def _size(axes: list[int | str], index: int) -> int | None:
+    """The size of an axis; None if it is dynamic, or there is no such axis."""
+    size = axes[index] if index < len(axes) else None
+    return size if isinstance(size, int) else None
+
+
+def _quantizes_activations(path: Path) -> bool:
+    """Whether an ONNX file chooses the scale of its activations at run time, from all values of a batch together."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return any(node.op_type.startswith("DynamicQuantize") for node in all_nodes(model))
+
+
+class ReferenceRuntime:
+    """An mlpackage on our own evaluator, which reads nothing but the saved package."""
+
+    executor = "reference"
+    batch_dependent = False
+
+    def __init__(self, path: Path) -> None:
+        from shared.coreml_reference import CoreMLReference, CoreMLReferenceError
+
+        try:
+            self._model = CoreMLReference(path)
+        except CoreMLReferenceError as error:
+            raise StageError(_naming(path, error)) from None
+        self.interface = _coreml_interface(
+            path, self._model.inputs, self._model.outputs, self._model.user_defined_metadata
+        )
+        self.version = version("coremltools")
+
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
+        """See `Runtime`."""
+        outputs = self._model.predict(_by_name(self.interface, batch, lengths))
+        logits: Floats = outputs[str(self.interface.output_name)]
+        return logits
+
+
+class CoreMLRuntime:
+    """An mlpackage on Apple's Core ML, on the CPU only: the other units round differently from machine to machine."""
+
+    executor = "coreml"
+    batch_dependent = False
+
+    def __init__(self, path: Path) -> None:
+        from shared.coreml_reference import CoreMLReferenceError
+        from shared.coreml_reference.program import load_program
+        from shared.files.quiet import import_coremltools
+
+        ct = import_coremltools()
+        try:
+            program = load_program(path)
+            self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_ONLY)
+        except (CoreMLReferenceError, RuntimeError, ValueError) as error:
+            raise StageError(_naming(path, error)) from None
+        self.interface = _coreml_interface(path, program.inputs, program.outputs, program.user_defined_metadata)
+        self.version = platform.mac_ver()[0]
+
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
+        """See `Runtime`."""
+        logits: Floats = self._model.predict(_by_name(self.interface, batch, lengths))[self.interface.output_name]
+        return logits
+
+
+def _coreml_interface(
+    path: Path, inputs: dict[str, Any], outputs: dict[str, Any], metadata: dict[str, str]
+) -> Interface:
+    dtypes = {name: str(tensor.dtype) for name, tensor in inputs.items()}
+    source, lengths, target = _named_tensors(path, list(inputs.values()), list(outputs.values()), dtypes)
+    bounds = _bounds(source)
+    return Interface(
+        input_name=source.name,
+        lengths_name=lengths and lengths.name,
+        output_name=target.name,
+        input_axes=_in_words(bounds),
+        output_axes=_in_words(_bounds(target)) or None,
+        dtypes=[str(tensor.dtype) for tensor in (source, lengths, target) if tensor is not None],
+        features=stored_names(path, metadata, "features"),
+        classes=stored_names(path, metadata, "classes"),
+        largest_batch=bounds[0][1] if bounds else None,
+        dynamic_time=len(bounds) > 1 and bounds[1][0] != bounds[1][1],
+        largest_time=bounds[1][1] if len(bounds) > 1 else None,
+    )
+
+
+def _bounds(tensor: Any) -> list[tuple[int, int | None]]:
+    """The lowest and the highest size of every axis; of an output with a dynamic axis Core ML declares none."""
+    return list(tensor.bounds or [(size, size) for size in tensor.shape])
+
+
+def _in_words(bounds: list[tuple[int, int | None]]) -> list[int | str]:
+    return [low if low == high else f"{low}..{'' if high is None else high}" for low, high in bounds]
+
+
+def _named_tensors(
+    path: Path, inputs: list[Any], outputs: list[Any], dtypes: dict[str, str]
+) -> tuple[Any, Any | None, Any]:
+    """The sequence, the lengths if the file takes any, and the logits. Lengths are told by being integers."""
+    lengths = [tensor for tensor in inputs if dtypes[tensor.name].startswith("int")]
+    others = [tensor for tensor in inputs if tensor not in lengths]
+    if len(others) != 1 or len(lengths) > 1 or len(outputs) != 1:
+        found = ", ".join(f"{tensor.name} ({dtypes[tensor.name]})" for tensor in inputs)
+        raise StageError(
+            f"{path}: {len(inputs)} inputs and {len(outputs)} outputs; expected one input of numbers, at most one of "
+            f"integer lengths, and one output; found inputs {found or 'none'}, outputs "
+            f"{', '.join(tensor.name for tensor in outputs) or 'none'}"
+        )
+    return others[0], lengths[0] if lengths else None, outputs[0]
+
+
+def _by_name(interface: Interface, batch: Floats, lengths: Lengths | None) -> dict[str, NDArray[Any]]:
+    """A batch as a file's inputs; lengths are passed to a file that takes them."""
+    inputs: dict[str, NDArray[Any]] = {str(interface.input_name): batch}
+    if interface.lengths_name is not None and lengths is not None:
+        inputs[interface.lengths_name] = lengths
+    return inputs
+
+
+def _naming(path: Path, error: Exception) -> str:
+    message = one_line(error)
+    return message if str(path) in message else f"{path}: {message}"

@@ -1,0 +1,269 @@
+"""What a model file holds, read from the file alone: its size, its weights and how they are stored, its ops."""
+
+import io
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shared.files.mlpackage import all_operations, read_model
+from shared.files.onnx_graph import all_nodes, nested_graphs
+from shared.stage import StageError, one_line
+
+if TYPE_CHECKING:
+    import onnx
+
+FULL_SIZE = {"float32", "float64", "int32", "int64"}
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Facts of one file.
+
+    Weights are the constant tensors of numbers that a model computes with: floating-point ones, and integers that stand
+    for floating-point ones. Scalars, shapes, indices, and the scales and tables that restore a weight are not counted.
+
+    Attributes:
+        bytes: Size on disk; of a folder, of all its files.
+        compressed_bytes: Size as a deflated zip: what a download costs.
+        weights: How many elements the weights have once restored, whatever they are stored as.
+        weight_bytes: What they take in the file, with the scales, zero points, tables and masks that restore them.
+        compressed_share: The share of them stored in fewer than 32 bits, or sparse.
+        stored_as: How many weights are stored in which form: a type such as `float16`, or the ops that restore them,
+            such as `sparse_to_dense` or, in two steps, `lut_to_sparse+sparse_to_dense`.
+        ops: How often each op occurs, in all nested graphs too, constants left out; empty for a checkpoint.
+    """
+
+    bytes: int
+    compressed_bytes: int
+    weights: int
+    weight_bytes: int
+    compressed_share: float
+    stored_as: dict[str, int]
+    ops: dict[str, int]
+
+    def share(self, form: str) -> float:
+        """The share of the weights that are stored in one form; see `stored_as`."""
+        return self.stored_as.get(form, 0) / max(self.weights, 1)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One stored tensor: how many weights it holds (none, if it only helps to restore others), and in what form."""
+
+    weights: int
+    bytes: int
+    form: str
+
+    @property
+    def compressed(self) -> bool:
+        """Whether its weights are in fewer than 32 bits, or sparse."""
+        return self.form not in FULL_SIZE
+
+
+def inspect_file(path: Path) -> FileFacts:
+    """Read the facts of an `.onnx` file, an `.mlpackage` or a checkpoint (`.pt`).
+
+    Raises:
+        StageError: The file is missing, damaged, or of another format.
+    """
+    readers = {".onnx": _read_onnx, ".mlpackage": _read_mlpackage, ".pt": _read_checkpoint}
+    if path.suffix not in readers:
+        raise StageError(f"{path}: not a model file; known: {', '.join(readers)}")
+    if not path.exists():
+        raise StageError(f"{path}: no such file or folder")
+    tensors, ops = readers[path.suffix](path)
+    stored_as: Counter[str] = Counter()
+    for tensor in tensors:
+        stored_as[tensor.form] += tensor.weights
+    weights = stored_as.total()
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return FileFacts(
+        bytes=sum(file.stat().st_size for file in files),
+        compressed_bytes=_zipped_size(path, files),
+        weights=weights,
+        weight_bytes=sum(tensor.bytes for tensor in tensors),
+        compressed_share=sum(tensor.weights for tensor in tensors if tensor.compressed) / max(weights, 1),
+        stored_as={form: count for form, count in sorted(stored_as.items()) if count},
+        ops=dict(sorted(ops.items())),
+    )
+
+
+def _zipped_size(path: Path, files: list[Path]) -> int:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for file in files:
+            archive.write(file, file.relative_to(path.parent))
+    return len(buffer.getvalue())
+
+
+# --- ONNX ---
+
+QUANTIZATION_INPUTS = {
+    "DequantizeLinear": (1, 2),
+    "QuantizeLinear": (1, 2),
+    "DynamicQuantizeLSTM": (8, 9, 10, 11),
+    "DynamicQuantizeMatMul": (2, 3),
+    "MatMulIntegerToFloat": (2, 3, 4, 5),
+    "MatMulInteger": (2, 3),
+    "ConvInteger": (2, 3),
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "QLinearConv": (1, 2, 4, 5, 6, 7),
+    "QGemm": (1, 2, 4, 5, 7, 8),
+}
+"""The inputs that hold scales and zero points, by op: they restore weights and are none."""
+
+
+def _read_onnx(path: Path) -> tuple[list[Stored], Counter[str]]:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
+    nodes = list(all_nodes(model))
+    constants = [*_onnx_initializers(model.graph), *_onnx_constants(nodes)]
+    helpers = set(_onnx_helpers(nodes))
+    restored = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    tensors = [
+        stored
+        for name, tensor in constants
+        if (stored := _onnx_stored(tensor, helper=name in helpers, restored=name in restored))
+    ]
+    return tensors, Counter(node.op_type for node in nodes if node.op_type != "Constant")
+
+
+def _onnx_helpers(nodes: list["onnx.NodeProto"]) -> Iterator[str]:
+    """The names of scales and zero points: of weights, or multiplied with the scale of a quantised input."""
+    scales = {node.output[1] for node in nodes if node.op_type == "DynamicQuantizeLinear"}
+    for node in nodes:
+        yield from (node.input[at] for at in QUANTIZATION_INPUTS.get(node.op_type, ()) if at < len(node.input))
+        if node.op_type == "Mul" and scales & set(node.input):
+            yield from node.input
+
+
+def _onnx_initializers(graph: "onnx.GraphProto") -> Iterator[tuple[str, "onnx.TensorProto"]]:
+    yield from ((tensor.name, tensor) for tensor in graph.initializer)
+    for node in graph.node:
+        for nested in nested_graphs(node):
+            yield from _onnx_initializers(nested)
+
+
+def _onnx_constants(nodes: list["onnx.NodeProto"]) -> Iterator[tuple[str, "onnx.TensorProto"]]:
+    for node in nodes:
+        if node.op_type == "Constant":
+            yield from ((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
+
+
+def _onnx_stored(tensor: "onnx.TensorProto", *, helper: bool, restored: bool) -> Stored | None:
+    import onnx
+
+    name = {"FLOAT": "float32", "DOUBLE": "float64"}.get(
+        kind := onnx.TensorProto.DataType.Name(tensor.data_type), kind.lower()
+    )
+    bits = _bits(name)
+    is_weight = ("float" in name or 0 < bits <= 8 or restored) and not helper and len(tensor.dims) > 0
+    if not is_weight and not helper:
+        return None
+    elements = prod(tensor.dims)
+    return Stored(elements if is_weight else 0, -(-elements * bits // 8), name)
+
+
+def _bits(type_name: str) -> int:
+    """Bits of an element of a type such as `float32`, `bfloat16`, `float8e4m3fn` or `int4`; 0 if it is no number."""
+    found = re.search(r"\d+", type_name)
+    return int(found.group()) if found else 0
+
+
+# --- Core ML ---
+
+CONSTEXPR = "constexpr_"  # ops that expand compressed weights when a model is loaded
+
+
+def _read_mlpackage(path: Path) -> tuple[list[Stored], Counter[str]]:
+    tensors: list[Stored] = []
+    ops: Counter[str] = Counter()
+    for function in read_model(path).mlProgram.functions.values():
+        operations = list(all_operations(function.block_specializations[function.opset]))
+        ops.update(operation.type for operation in operations if operation.type != "const")
+        makers = {output.name: operation for operation in operations for output in operation.outputs}
+        parts = {  # of a compressed weight: what another `constexpr_*` takes
+            binding.name
+            for operation in operations
+            if operation.type.startswith(CONSTEXPR)
+            for binding in _coreml_bindings(operation)
+            if binding.name
+        }
+        for operation in operations:
+            tensors += _coreml_stored(operation, parts, makers)
+    return tensors, ops
+
+
+def _coreml_bindings(operation: Any) -> Iterator[Any]:
+    for argument in operation.inputs.values():
+        yield from argument.arguments
+
+
+def _coreml_stored(operation: Any, parts: set[str], makers: dict[str, Any]) -> Iterator[Stored]:
+    """The weights that an operation holds, and the parts of others.
+
+    A `constexpr_*` holds the parts that restore a tensor; its last result is the weight, unless another one takes it.
+    """
+    values = [
+        *(value for name, value in operation.attributes.items() if name != "name"),
+        *(binding.value for binding in _coreml_bindings(operation) if binding.WhichOneof("binding") == "value"),
+    ]
+    tensors = [value.type.tensorType for value in values if value.type.WhichOneof("type") == "tensorType"]
+    result = operation.outputs[-1] if operation.outputs else None
+    is_part = result is not None and result.name in parts
+    if result is not None and operation.type.startswith(CONSTEXPR):
+        elements = 0 if is_part else _coreml_elements(result.type.tensorType)
+        yield Stored(elements, sum(map(_coreml_bytes, tensors)), "+".join(_coreml_steps(operation, makers)))
+        return
+    for tensor in tensors:
+        if is_part or ("float" in _coreml_type(tensor) and tensor.rank > 0):
+            yield Stored(0 if is_part else _coreml_elements(tensor), _coreml_bytes(tensor), _coreml_type(tensor))
+
+
+def _coreml_steps(operation: Any, makers: dict[str, Any]) -> list[str]:
+    """The `constexpr_*` ops that restore a weight, in their order."""
+    before = [makers[binding.name] for binding in _coreml_bindings(operation) if binding.name]
+    steps = [step for maker in before if maker.type.startswith(CONSTEXPR) for step in _coreml_steps(maker, makers)]
+    return [*dict.fromkeys([*steps, operation.type.removeprefix(CONSTEXPR)])]
+
+
+def _coreml_type(tensor: Any) -> str:
+    from coremltools.proto.MIL_pb2 import DataType
+
+    return str(DataType.Name(tensor.dataType)).lower()
+
+
+def _coreml_elements(tensor: Any) -> int:
+    return prod(dimension.constant.size for dimension in tensor.dimensions)
+
+
+def _coreml_bytes(tensor: Any) -> int:
+    return -(-_coreml_elements(tensor) * _bits(_coreml_type(tensor)) // 8)
+
+
+# --- PyTorch ---
+
+
+def _read_checkpoint(path: Path) -> tuple[list[Stored], Counter[str]]:
+    import torch
+
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")["state"].values()
+    except Exception as error:  # what torch raises has no common base
+        raise StageError(f"{path}: not a readable checkpoint: {one_line(error)}") from None
+    tensors = [
+        Stored(tensor.numel(), tensor.numel() * tensor.itemsize, str(tensor.dtype).removeprefix("torch."))
+        for tensor in state
+        if tensor.is_floating_point() and tensor.ndim > 0
+    ]
+    return tensors, Counter()

@@ -1,0 +1,1 @@
+"""Logits in; how far they are from the reference's, and what that means, out."""

@@ -1,0 +1,1 @@
+"""Metrics in; the page, its pictures and the summary out."""

@@ -1,0 +1,59 @@
+"""Functions that take turns: how often each is called, in which order, and what is made of the seconds."""
+
+import time
+from functools import partial
+
+from shared.execution.timing import alternate, latency_ms, ratio, typical
+
+import numpy as np
+import pytest
+
+
+def test_without_a_time_a_turn_is_one_untimed_and_one_timed_call() -> None:
+    calls: list[str] = []
+    seconds = alternate({name: partial(calls.append, name) for name in "abc"}, rounds=4)
+    turns = ["".join(calls[start : start + 6]) for start in range(0, len(calls), 6)]
+    assert len(turns) == 4
+    assert all(sorted(turn[::2]) == ["a", "b", "c"] and turn[::2] == turn[1::2] for turn in turns)
+    assert len(set(turns)) > 1, "the order changes"
+    assert {name: [len(calls) for calls in rounds] for name, rounds in seconds.items()} == dict.fromkeys("abc", [1] * 4)
+
+
+def test_the_order_follows_from_the_seed() -> None:
+    def order(seed: int) -> list[int]:
+        calls: list[int] = []
+        alternate({number: partial(calls.append, number) for number in range(9)}, rounds=2, seed=seed)
+        return calls
+
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+
+
+def test_a_group_s_functions_follow_each_other_after_a_pause() -> None:
+    calls: list[tuple[str, float]] = []
+
+    def call(name: str) -> None:
+        calls.append((name, time.perf_counter()))
+
+    names = ("a1", "b1", "a2", "b2")
+    alternate({name: partial(call, name) for name in names}, 1, group=lambda name: name[0], pause_seconds=0.05)
+
+    order, times = zip(*calls[::2], strict=True)  # of the first call of each turn
+    assert order in (("a1", "a2", "b1", "b2"), ("b1", "b2", "a1", "a2"))
+    assert times[2] - times[1] >= 0.05
+
+
+def test_a_turn_lasts_as_long_as_it_should_and_times_every_call() -> None:
+    start = time.perf_counter()
+    seconds = alternate({"sleep": lambda: time.sleep(0.002)}, rounds=2, turn_seconds=0.02)["sleep"]
+    assert time.perf_counter() - start >= 2 * 0.02 * 1.25
+    assert all(calls.sum() >= 0.018 for calls in seconds)
+    assert all(len(calls) <= 10 for calls in seconds)
+    assert 2 <= latency_ms(seconds)["p50"] < 4
+
+
+def test_figures_of_the_seconds() -> None:
+    slow, fast = [np.array([4.0, 6.0, 5.0]), np.array([8.0])], [np.array([1.0]), np.array([2.0, 4.0, 3.0])]
+    assert typical(slow) == 6.5
+    assert ratio(slow, fast) == pytest.approx((5 + 8 / 3) / 2)
+    assert latency_ms([np.arange(0, 51) / 1e3, np.arange(51, 101) / 1e3]) == {"p50": 50, "p95": 95, "p99": 99}

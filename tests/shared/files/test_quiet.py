@@ -1,0 +1,22 @@
+"""The import of coremltools says nothing, and its later warnings are heard."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import logging
+from shared.files.quiet import import_coremltools
+coremltools = import_coremltools()
+logging.getLogger("coremltools").warning("later")
+print(coremltools.__name__)
+"""
+
+
+def test_only_the_import_is_quiet() -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "stages")}
+    result = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "coremltools\n"
+    assert result.stderr.splitlines()[-1:] == ["later"]
+    assert len(result.stderr.splitlines()) == 1
