@@ -95,7 +95,8 @@ def edit_project(folder: Path, example: Path) -> None:
     """The README's edits: no stage `generate`, and the example's parameters."""
     yaml = YAML()
     pipeline, params = (yaml.load(folder / name) for name in ("dvc.yaml", "params.yaml"))
-    del pipeline["stages"]["generate"], params["generate"]
+    for content in (pipeline["stages"], params):
+        content.pop("generate", None)
     merge(params, yaml.load(example / "params.yaml"))
     yaml.dump(pipeline, folder / "dvc.yaml")
     yaml.dump(params, folder / "params.yaml")

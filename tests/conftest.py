@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support import ROOT, SMALL, Project, Workspace, call_stages, commands, copy_repository, set_params
+from tests.support import SMALL, Project, Workspace, call_stages, commands, copy_repository, set_params, write_params
 
 import pytest
 
@@ -36,7 +36,7 @@ def reproduced(first_repro: tuple[Project, list[str]], tmp_path: Path) -> Projec
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the stages write from small parameters, run in this process. Not to be changed."""
     folder = tmp_path_factory.mktemp("small")
-    shutil.copy2(ROOT / "params.yaml", folder)
+    write_params(folder)
     set_params(folder, SMALL)
     call_stages(folder, commands(folder))
     return folder
@@ -57,5 +57,5 @@ def empty_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     """A folder with nothing but params.yaml."""
     folder = tmp_path / "workspace"
     folder.mkdir()
-    shutil.copy2(ROOT / "params.yaml", folder)
+    write_params(folder)
     return Workspace(folder, monkeypatch, capsys)

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ ROOT = Path(__file__).parents[1]
 WRITTEN = ("data", "models", "metrics")
 
 ABSENT = object()
+
+TABLE = "data/sequences.csv"
 
 SMALL = {
     "generate.rows": 700,
@@ -60,6 +63,34 @@ EXPORTS_ONLY = {
 """On top of `SMALL`: nothing is compressed."""
 
 
+def write_params(folder: Path) -> None:
+    """Write the params.yaml that the tests run with: the checkout's, set back to `tests/params.yaml`."""
+    yaml = YAML()
+    content = yaml.load(ROOT / "params.yaml")
+    for section, values in read_yaml((ROOT / "tests" / "params.yaml").read_text()).items():
+        known = content.setdefault(section, values)
+        known.update({key: value for key, value in values.items() if key in known})
+    yaml.dump(content, folder / "params.yaml")
+
+
+def write_pipeline(folder: Path) -> None:
+    """Write the dvc.yaml that the tests run with: the checkout's, on the tutorial's table whether it has it or not."""
+    yaml = YAML()
+    content = yaml.load(ROOT / "dvc.yaml")
+    stages = content["stages"]
+    if "generate" not in stages:
+        table = stages["prepare"]["cmd"].split()[2]
+        stages["prepare"]["cmd"] = stages["prepare"]["cmd"].replace(table, TABLE)
+        stages["prepare"]["deps"] = [TABLE if dep == table else dep for dep in stages["prepare"]["deps"]]
+        stages["generate"] = {
+            "cmd": f"python stages/generate.py {TABLE}",
+            "params": ["generate"],
+            "deps": ["stages/generate.py", *(f"stages/shared/{name}.py" for name in ("__init__", "params", "stage"))],
+            "outs": [TABLE],
+        }
+    yaml.dump(content, folder / "dvc.yaml")
+
+
 def set_params(folder: Path, values: dict[str, Any]) -> None:
     """Change values in a folder's params.yaml, `ABSENT` takes a key out; the rest of the file stays as it is."""
     yaml = YAML()
@@ -80,6 +111,7 @@ def set_params(folder: Path, values: dict[str, Any]) -> None:
 def architecture(name: str = "lstm", **options: Any) -> Choice:
     """Section `architecture` as committed, with another name, and other options in the block of that name."""
     section = YAML(typ="safe").load(ROOT / "params.yaml")["architecture"]
+    section |= read_yaml((ROOT / "tests" / "params.yaml").read_text())["architecture"]
     return ArchitectureParams.model_validate(section | {"name": name, name: section[name] | options})
 
 
@@ -181,10 +213,13 @@ def copy_repository(folder: Path, changes: dict[str, Any] = SMALL) -> Project:
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     for name in listed.rstrip("\0").split("\0"):
-        if name.startswith(("metrics/", "tests/")) or name == "dvc.lock" or not (ROOT / name).is_file():
+        left_out = name.startswith(("metrics/", "tests/")) or name == "dvc.lock" or name.endswith(".dvc")
+        if left_out or not (ROOT / name).is_file():
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
+    write_params(folder)
+    write_pipeline(folder)
     set_params(folder, changes)
     project = Project(folder)
     project.git("init", "--quiet")
@@ -207,7 +242,7 @@ def items_of(stage: dict[str, Any], params: dict[str, Any]) -> list[str]:
     return [str(item) for item in listed]
 
 
-def commands(folder: Path = ROOT) -> dict[str, list[str]]:
+def commands(folder: Path) -> dict[str, list[str]]:
     """Every stage of dvc.yaml, `foreach` written out with a folder's parameters, and its command in words."""
     params = read_yaml((folder / "params.yaml").read_text())
     names = []
@@ -233,9 +268,12 @@ def call_stages(folder: Path, names: Iterable[str]) -> None:
             run(importlib.import_module(Path(script).stem).main)
 
 
+@functools.cache
 def pipeline() -> dict[str, Any]:
-    """The stages of dvc.yaml."""
-    stages: dict[str, Any] = read_yaml((ROOT / "dvc.yaml").read_text())["stages"]
+    """The stages of the dvc.yaml that the tests run with."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_pipeline(Path(folder))
+        stages: dict[str, Any] = read_yaml((Path(folder) / "dvc.yaml").read_text())["stages"]
     return stages
 
 

@@ -13,7 +13,7 @@ from commands.offline_plots import PAGE, required_scripts
 from commands.screenshot import find_browser, launch
 from shared.stage import run
 from tests.report_inputs import File, default_files, write_inputs
-from tests.support import ROOT, Project, commands, copy_repository
+from tests.support import Project, command, copy_repository, write_params
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -102,11 +102,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {}
     for name, (files, classes) in kinds.items():
         folder = folders[name] = tmp_path_factory.mktemp(name)
-        shutil.copy2(ROOT / "params.yaml", folder)
+        write_params(folder)
         write_inputs(folder, files, classes)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            patch.setattr(sys, "argv", commands()["report"][1:])
+            patch.setattr(sys, "argv", command("report")[1:])
             run(report.main)
     return folders
 

@@ -8,7 +8,7 @@ import train
 from examples import run
 from shared.data.sequences import Prepared
 from shared.params import read_params
-from tests.support import ROOT, Workspace
+from tests.support import ROOT, Workspace, write_pipeline
 
 import numpy as np
 import pytest
@@ -40,8 +40,7 @@ def packaged(folder: Path, name: str) -> tuple[Path, dict[str, list[Any]]]:
 def test_the_recordings_become_the_arrays_of_their_official_split(empty_workspace: Workspace, example: Path) -> None:
     table = run.load_table(example)
     wheel, recordings = packaged(empty_workspace.folder, table.DATA_SET)
-    pipeline = ROOT / "dvc.yaml"
-    (empty_workspace.folder / "dvc.yaml").write_text(pipeline.read_text())
+    write_pipeline(empty_workspace.folder)
     run.edit_project(empty_workspace.folder, example)
     table.make_table(run.read_recordings(wheel, table.DATA_SET)).to_csv(
         empty_workspace.folder / "sequences.csv", index=False
@@ -70,9 +69,9 @@ def test_an_example_s_parameters_are_parameters_of_the_project(empty_workspace: 
         return {key for name, value in section.items() for key in keys(value, *path, name)}
 
     yaml = YAML(typ="safe")
-    changes, params = (yaml.load(file) for file in (example / "params.yaml", ROOT / "params.yaml"))
+    changes, params = (yaml.load(file) for file in (example / "params.yaml", empty_workspace.folder / "params.yaml"))
     assert keys(changes) <= keys(params)
-    (empty_workspace.folder / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    write_pipeline(empty_workspace.folder)
     run.edit_project(empty_workspace.folder, example)
     empty_workspace.patch.chdir(empty_workspace.folder)
     assert read_params("train", train.Params).standardize

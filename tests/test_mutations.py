@@ -15,7 +15,7 @@ from typing import Any
 
 from shared.files.artifacts import SUFFIXES
 from tests.edits import Array, Onnx, Package
-from tests.support import ROOT, SMALL, Workspace, call_stages, rejections, set_params
+from tests.support import ROOT, SMALL, Workspace, call_stages, rejections, set_params, write_params
 
 import numpy as np
 import onnx
@@ -41,7 +41,7 @@ def plain(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers that read two features in both directions, two to five steps of them, and standardise raw values."""
     folder = tmp_path_factory.mktemp("wide")
-    shutil.copy2(ROOT / "params.yaml", folder)
+    write_params(folder)
     changes = SMALL | {
         "prepare.ragged": True,
         "export_coreml.largest_batch": 256,

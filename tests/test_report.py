@@ -16,7 +16,7 @@ from report import Candidate, Params, choose, collect
 from shared.page.formatting import escape_markdown, format_change, format_size, format_tolerance
 from shared.stage import StageError
 from tests.report_inputs import PYTORCH_ACCURACY, File, default_files, write_inputs
-from tests.support import ROOT, Workspace, clean_environment, commands
+from tests.support import ROOT, Workspace, clean_environment, command, write_params
 
 import matplotlib.image as mpl_image
 import numpy as np
@@ -58,7 +58,7 @@ def rendered(folder: Path) -> Page:
 @pytest.fixture
 def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Workspace:
     """A folder with made-up metrics of ten files, to be changed before `report` runs."""
-    shutil.copy2(ROOT / "params.yaml", tmp_path)
+    write_params(tmp_path)
     write_inputs(tmp_path)
     return Workspace(tmp_path, monkeypatch, capsys)
 
@@ -67,14 +67,14 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report on the made-up metrics, written by a process of its own. Not to be changed."""
     folder = tmp_path_factory.mktemp("report")
-    shutil.copy2(ROOT / "params.yaml", folder)
+    write_params(folder)
     write_inputs(folder)
     run_alone(folder, "1")
     return folder
 
 
 def run_alone(folder: Path, hash_seed: str) -> None:
-    _, script, *paths = commands()["report"]
+    _, script, *paths = command("report")
     environment = clean_environment() | {"PYTHONHASHSEED": hash_seed}
     subprocess.run([sys.executable, ROOT / script, *paths], cwd=folder, env=environment, check=True)
 
