@@ -82,12 +82,13 @@ def write_pipeline(folder: Path) -> None:
         table = stages["prepare"]["cmd"].split()[2]
         stages["prepare"]["cmd"] = stages["prepare"]["cmd"].replace(table, TABLE)
         stages["prepare"]["deps"] = [TABLE if dep == table else dep for dep in stages["prepare"]["deps"]]
-        stages["generate"] = {
+        generate = {
             "cmd": f"python stages/generate.py {TABLE}",
             "params": ["generate"],
             "deps": ["stages/generate.py", *(f"stages/shared/{name}.py" for name in ("__init__", "params", "stage"))],
             "outs": [TABLE],
         }
+        content["stages"] = {"generate": generate} | stages
     yaml.dump(content, folder / "dvc.yaml")
 
 
@@ -150,6 +151,15 @@ def clean_environment() -> dict[str, str]:
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
+GIT_IDENTITY = ("-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "init.defaultBranch=main")
+
+
+def run_git(folder: Path, *args: str) -> str:
+    """Run git in a folder; return what it printed."""
+    command = ["git", *GIT_IDENTITY, *args]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
 @dataclass(frozen=True)
 class Project:
     """A copy of this repository with its own Git history and DVC cache."""
@@ -171,8 +181,7 @@ class Project:
 
     def git(self, *args: str) -> str:
         """Run git."""
-        identity = ("-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "init.defaultBranch=main")
-        return self.run("git", *identity, *args)
+        return self.run("git", *GIT_IDENTITY, *args)
 
     def dvc(self, *args: str, env: dict[str, str] | None = None) -> str:
         """Run dvc."""
@@ -206,18 +215,20 @@ def stages_that_ran(output: str) -> list[str]:
     return re.findall(r"^Running stage '(.+)'", output, flags=re.MULTILINE)
 
 
+def copy_sources(folder: Path, left_out: tuple[str, ...] = ()) -> None:
+    """Copy what a commit of the working tree would hold, without the paths that begin with one of `left_out`."""
+    listed = run_git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in listed.rstrip("\0").split("\0"):
+        if (ROOT / name).is_file() and not name.startswith(left_out):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
 def copy_repository(folder: Path, changes: dict[str, Any] = SMALL) -> Project:
     """Copy what a commit of the working tree would hold, without the outputs of its runs; change some parameters."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    for name in listed.rstrip("\0").split("\0"):
-        left_out = name.startswith(("metrics/", "tests/")) or name == "dvc.lock" or name.endswith(".dvc")
-        if left_out or not (ROOT / name).is_file():
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
+    copy_sources(folder, left_out=("metrics/", "tests/", "dvc.lock"))
+    for own_table in (folder / "data").glob("*.dvc"):
+        own_table.unlink()
     write_params(folder)
     write_pipeline(folder)
     set_params(folder, changes)
