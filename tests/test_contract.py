@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 STAGES = ROOT / "stages"
 SHARED = STAGES / "shared"
 FLOORS = [
-    ["page", "judging"],
+    ["page"],
+    ["judging"],
     ["execution", "training", "conversion"],
     ["data", "network", "files", "coreml_reference"],
 ]

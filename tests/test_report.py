@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from report import Candidate, Params, choose, collect
+from shared.judging.recommendation import Candidate, choose, collect
 from shared.page.formatting import escape_markdown, format_change, format_size, format_tolerance
 from shared.stage import StageError
 from tests.report_inputs import PYTORCH_ACCURACY, File, default_files, write_inputs
@@ -94,7 +94,7 @@ def judged(
             if without != (kind, variant):
                 metrics.setdefault(kind, {}).setdefault(file_format, {})[variant] = figure
     task, parity, size = (metrics.get(kind, {}) for kind in ("task", "parity", "size"))
-    return collect(task, parity, size, {}, Params(allowed_accuracy_loss=allowed_loss))
+    return collect(task, parity, size, {}, allowed_loss)
 
 
 def best_of(candidates: list[Candidate], file_format: str = "onnx") -> str | None:
@@ -156,11 +156,10 @@ def test_where_no_file_qualifies_there_is_something_against_each() -> None:
 
 
 def test_a_loss_needs_pytorch_s_accuracy_and_a_format_a_name() -> None:
-    params = Params(allowed_accuracy_loss=0.0)
     with pytest.raises(StageError, match="PyTorch's accuracy is missing"):
-        collect({"onnx": {"fp32": {"accuracy": 1.0}}}, {}, {}, {}, params)
+        collect({"onnx": {"fp32": {"accuracy": 1.0}}}, {}, {}, {}, 0.0)
     with pytest.raises(StageError, match="unknown format 'tflite'; known: pytorch, onnx, coreml"):
-        collect({"pytorch": {"fp32": {"accuracy": 1.0}}, "tflite": {"fp32": {}}}, {}, {}, {}, params)
+        collect({"pytorch": {"fp32": {"accuracy": 1.0}}, "tflite": {"fp32": {}}}, {}, {}, {}, 0.0)
 
 
 def test_figures_have_units_and_sensible_digits() -> None:

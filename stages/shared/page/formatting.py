@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from shared.files.artifacts import REFERENCE
+from shared.judging.recommendation import Candidate
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -63,3 +66,29 @@ def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield from ((f"{prefix}{key}.{index}", format_value(item)) for index, item in enumerate(value))
         else:
             yield f"{prefix}{key}", format_value(value)
+
+
+def format_executor(file: Candidate) -> str:
+    """Who executed a file, in which version."""
+    if (file.format, file.variant) == REFERENCE:
+        return "PyTorch"
+    if not file.parity or not file.parity.get("executor"):
+        return "nobody"
+    executor, version = file.parity["executor"], file.parity["executor_version"]
+    if executor == "reference":
+        return "reference evaluator"
+    return {"onnxruntime": "ONNX Runtime", "coreml": "Core ML, macOS"}[executor] + f" {version}"
+
+
+def verdict(file: Candidate, best: list[Candidate]) -> tuple[str, str]:
+    """How the page marks a file, and in which words."""
+    if (file.format, file.variant) == REFERENCE:
+        return "soft", "the reference"
+    if file in best:
+        return "good", "★ recommended"
+    if file.problems:
+        check = file.problems[0].partition(":")[0]
+        return "bad", "✗ not executed" if check == "executed" else f"✗ failed: {check}"
+    if file.objection:
+        return "warn", "loses too much" if file.task and file.size else "not measured"
+    return "good", "✓ verified"

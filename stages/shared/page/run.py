@@ -1,0 +1,132 @@
+"""What the stages found in one run, read and put in order: all that the page shows."""
+
+import argparse
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from shared.data.sequences import Prepared, Schema
+from shared.judging.recommendation import PLATFORMS, Candidate, Choice, choose, collect
+from shared.stage import StageError, one_line, read_json
+
+import numpy as np
+import pandas as pd
+
+Figures = dict[str, Any]
+
+INPUTS = {
+    "prepared": "the folder of prepared arrays",
+    "training": "the figures of training (JSON)",
+    "loss": "the loss curve (CSV)",
+    "evaluation": "what each file is worth (JSON)",
+    "confusion": "PyTorch's confusion table (CSV)",
+    "verification": "how far each file is from PyTorch (JSON)",
+    "parity": "the histogram of every file's errors (CSV)",
+    "flips": "the clearest flips of every file (CSV)",
+    "sizes": "the facts of each file (JSON)",
+    "speeds": "the timings of each file (JSON)",
+}
+"""What a run is read from, in the order of the command line."""
+
+WORDS = dict.fromkeys(("format", "variant", "actual", "pytorch", "predicted"), str)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the pipeline.
+
+    Attributes:
+        schema: Of the prepared data.
+        training: The figures of training.
+        loss: `epoch`, `train_loss`, `validation_loss`.
+        confusion: `actual`, `predicted`, `rows`: PyTorch on the test split.
+        parity: `format`, `variant`, `low`, `high`, `logits`: the histogram of every file's errors.
+        flips: `format`, `variant`, `row`, `actual`, `pytorch`, `predicted`, `margin`: the clearest of every file.
+        benchmark: `machine`, and the timings of `files`.
+        candidates: Every file, PyTorch first, and in each format the largest first.
+        allowed_loss: Of accuracy, of a file that may be recommended.
+        parameters: All sections of params.yaml.
+    """
+
+    schema: Schema
+    training: Figures
+    loss: pd.DataFrame
+    confusion: pd.DataFrame
+    parity: pd.DataFrame
+    flips: pd.DataFrame
+    benchmark: Figures
+    candidates: list[Candidate]
+    allowed_loss: float
+    parameters: dict[str, Figures]
+
+    @property
+    def reference(self) -> Candidate:
+        """PyTorch itself, which all others are compared with."""
+        return self.candidates[0]
+
+    @cached_property
+    def exported(self) -> list[Candidate]:
+        """All but PyTorch."""
+        return [file for file in self.candidates if file.format in PLATFORMS]
+
+    @cached_property
+    def choices(self) -> list[Choice]:
+        """What to ship, for each format that there is."""
+        formats = [name for name in PLATFORMS if any(file.format == name for file in self.exported)]
+        return [choose(self.exported, name) for name in formats]
+
+    @cached_property
+    def best(self) -> list[Candidate]:
+        """The recommended files."""
+        return [choice.best for choice in self.choices if choice.best]
+
+    def in_order(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table's rows in the order of the files that they are of."""
+        rank = {(file.format, file.variant): index for index, file in enumerate(self.exported)}
+        ranks = [rank.get(key, len(rank)) for key in zip(table["format"], table["variant"], strict=True)]
+        return table.iloc[np.argsort(ranks, kind="stable")]
+
+
+def read_run(args: argparse.Namespace, allowed_loss: float, parameters: dict[str, Figures]) -> Run:
+    """Read everything.
+
+    Args:
+        args: A path for each of `INPUTS`.
+        allowed_loss: Of accuracy, of a file that may be recommended.
+        parameters: All sections of params.yaml.
+
+    Raises:
+        StageError: A file is not what its stage writes.
+    """
+    schema = Prepared(args.prepared).schema
+    benchmark = read_json(args.speeds)
+    evaluation, verification, sizes = (read_json(path) for path in (args.evaluation, args.verification, args.sizes))
+    return Run(
+        schema=schema,
+        training=read_json(args.training),
+        loss=read_table(args.loss, {"epoch": int, "train_loss": float, "validation_loss": float}),
+        confusion=read_table(args.confusion, {"actual": str, "predicted": str, "rows": int}),
+        parity=read_table(args.parity, {"format": str, "variant": str, "low": float, "high": float, "logits": int}),
+        flips=read_table(args.flips, {**WORDS, "row": int, "margin": float}),
+        benchmark=benchmark,
+        candidates=collect(evaluation, verification, sizes, benchmark["files"], allowed_loss),
+        allowed_loss=allowed_loss,
+        parameters=parameters,
+    )
+
+
+def read_table(path: Path, columns: dict[str, Any]) -> pd.DataFrame:
+    """Read a table of metrics; a class may be called "None" or "NA".
+
+    Raises:
+        StageError: A column is missing or holds something else.
+    """
+    try:
+        table = pd.read_csv(path, dtype=columns, keep_default_na=False)
+    except ValueError as error:
+        raise StageError(f"{path}: not a readable table: {one_line(error)}") from None
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise StageError(f"{path}: column {missing[0]!r} is missing; found {', '.join(table.columns)}")
+    return table

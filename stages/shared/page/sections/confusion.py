@@ -1,0 +1,67 @@
+"""Which classes PyTorch confuses: as a matrix, or the commonest pairs of many classes."""
+
+from typing import Any
+
+from shared.page.pictures import GROUND, INK, name_figure
+from shared.page.run import Run
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+MOST_CLASSES_IN_MATRIX = 25
+
+
+def content(run: Run) -> dict[str, Any]:
+    """The matrix, or if there are too many classes the pairs."""
+    classes = run.schema.classes
+    return {
+        "matrix": confusion_rows(run.confusion, classes) if len(classes) <= MOST_CLASSES_IN_MATRIX else [],
+        "confusions": commonest_confusions(run.confusion),
+        "upright": max(map(len, classes)) > 3 or len(classes) > 8,
+    }
+
+
+def confusion_rows(confusion: pd.DataFrame, classes: list[str]) -> list[dict[str, Any]]:
+    """The confusion matrix, a row for each actual class, with the share of its rows in each cell."""
+    counts = confusion.set_index(["actual", "predicted"])["rows"].to_dict()
+    rows = []
+    for actual in classes:
+        cells = [int(counts.get((actual, predicted), 0)) for predicted in classes]
+        total = max(sum(cells), 1)
+        rows.append({"actual": actual, "cells": [{"rows": cell, "share": cell / total} for cell in cells]})
+    return rows
+
+
+def commonest_confusions(confusion: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The pairs of classes that are confused most often."""
+    wrong = confusion[(confusion["actual"] != confusion["predicted"]) & (confusion["rows"] > 0)]
+    return wrong.sort_values("rows", ascending=False, kind="stable").head(20).to_dict("records")
+
+
+def draw(run: Run) -> Figure:
+    """Actual against predicted class: colour by the share of the actual class, numbers in rows."""
+    confusion = run.confusion
+    classes = list(confusion["actual"].unique())
+    counts = confusion.pivot_table(index="actual", columns="predicted", values="rows").loc[classes, classes].to_numpy()
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    size = min(12.0, max(4.5, 0.55 * len(classes) + 1.5))
+    figure = Figure(figsize=(size + 0.9, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= MOST_CLASSES_IN_MATRIX:
+        crowded = len(classes) > 8
+        for i, j in np.ndindex(counts.shape):
+            number = f"{counts[i, j]:,.0f}" if crowded else f"{counts[i, j]:,.0f}\n{shares[i, j]:.1%}"
+            color = GROUND if shares[i, j] > 0.5 else INK
+            axes.text(j, i, number, ha="center", va="center", color=color, fontsize=7 if crowded else 10)
+        axes.set_xticks(range(len(classes)), classes)
+        axes.set_yticks(range(len(classes)), classes)
+    if max(map(len, classes)) > 3:
+        axes.tick_params(axis="x", rotation=90)
+    axes.set(xlabel="predicted class", ylabel="actual class")
+    name_figure(figure, "Confusion matrix: PyTorch on the test split")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, label="share of the actual class", shrink=0.8).outline.set_visible(False)
+    return figure

@@ -1,0 +1,1 @@
+"""The prepared data: its splits, classes and features."""
