@@ -65,7 +65,8 @@ def canonicalize_mlpackage(package: Path) -> None:
     """Rewrite a saved mlpackage in place: no dates, maps in order, identifiers derived from the item's path.
 
     `Manifest.json` names the items below `Data/` by identifiers, which are random UUIDs when coremltools saves; a
-    reader only needs them to be distinct.
+    reader only needs them to be distinct. It is written as coremltools writes it each time that it opens a package, so
+    that looking at a model changes nothing.
     """
     manifest_file = package / MANIFEST
     manifest = json.loads(manifest_file.read_text())
@@ -75,7 +76,7 @@ def canonicalize_mlpackage(package: Path) -> None:
     }
     manifest["itemInfoEntries"] = {identifiers[old]: item for old, item in manifest["itemInfoEntries"].items()}
     manifest["rootModelIdentifier"] = identifiers[manifest["rootModelIdentifier"]]
-    manifest_file.write_text(json.dumps(manifest, sort_keys=True, separators=(",", ":")) + "\n")
+    manifest_file.write_text(json.dumps(manifest, sort_keys=True, indent=4) + "\n")
 
     model = read_model(package)
     notes = model.description.metadata.userDefined

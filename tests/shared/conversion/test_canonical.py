@@ -102,3 +102,14 @@ def test_a_package_is_still_one_that_coremltools_opens(package: Path) -> None:
     assert json.loads(metadata["classes"]) == ["0", "1", "2"]
     assert metadata["com.github.apple.coremltools.source"] == "torch==2.13.0"
     assert "com.github.apple.coremltools.conversion_date" not in metadata
+
+
+@pytest.mark.parametrize("variant", ["fp16", "sparse50_palette4"])
+def test_looking_at_a_package_changes_nothing(variant: str, small_run: Path, tmp_path: Path) -> None:
+    """coremltools rewrites the manifest of each package that it opens; to DVC, later stages would have changed."""
+    original = small_run / f"models/coreml/classifier-{variant}.mlpackage"
+    path = tmp_path / original.name
+    shutil.copytree(original, path)
+    ct.models.MLModel(str(path), skip_model_load=True)
+    assert (path / "Manifest.json").stat().st_mtime_ns > (original / "Manifest.json").stat().st_mtime_ns
+    assert files(path) == files(original)
