@@ -9,6 +9,7 @@ from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import Prediction
 from shared.execution.runtimes import open_runtime
+from shared.judging.limits import VerifyParams
 from shared.judging.parity import measure
 from shared.params import read_params
 from tests.edits import Onnx
@@ -71,7 +72,8 @@ def test_a_time_axis_that_is_dynamic_in_name_alone_is_caught(workspace: Workspac
         for record in [predict.execute(file, data, PARAMS, logits)]
     )
     assert list(found.record["made_up"]) == list(reference.record["made_up"]) == ["3", "6", "20"]
-    names, params = read_params("export", ExportParams), read_params("verify", verify.Params)
-    figures, _ = verify.verify(found, reference, measure(reference.logits), names, params, 0.0)
+    losses = {"accuracy_loss": 0.0, "recall_loss": 0.0, "recall_loss_class": "0"}
+    names, params = read_params("export", ExportParams), read_params("verify", VerifyParams)
+    figures, _ = verify.verify(found, reference, measure(reference.logits), names, params, losses)
     assert bool(figures["problems"]) == frozen
     assert all("20 time steps" in problem for problem in figures["problems"])
