@@ -37,6 +37,8 @@ from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, Runner, op
 from shared.execution.timing import Call, Rounds, alternate, latency_ms, typical
 from shared.files.artifacts import REFERENCE, SUFFIXES, find_artifacts
 from shared.files.inspection import FileFacts, inspect_file
+from shared.files.integer_sums import integer_sums
+from shared.files.requirements import requirements_of
 from shared.params import Count, StageParams, read_params
 from shared.stage import StageError, one_line, parse_args, rounded, run, write_json
 
@@ -64,8 +66,13 @@ class Params(StageParams):
     seed: int = Field(ge=0)
 
 
-def sizes(facts: FileFacts) -> dict[str, Any]:
-    """The figures of a file that need no run."""
+def sizes(path: Path, facts: FileFacts) -> dict[str, Any]:
+    """The figures of a file that need no run: its size, what it needs, how large its integer sums can become.
+
+    Raises:
+        StageError: The file is damaged.
+    """
+    sums = integer_sums(path)
     return {
         "bytes": facts.bytes,
         "compressed_bytes": facts.compressed_bytes,
@@ -73,6 +80,8 @@ def sizes(facts: FileFacts) -> dict[str, Any]:
         "weight_bytes": facts.weight_bytes,
         "compressed_share": rounded(facts.compressed_share),
         "nodes": sum(facts.ops.values()),
+        "requires": requirements_of(path),
+        **({"integer_sums": sums} if sums else {}),
     }
 
 
@@ -241,7 +250,7 @@ def main() -> None:
         stock_size = inspect_file(stock)
         results = benchmark(files | {STOCK: stock}, split, params)
     results[STOCK] |= {"bytes": stock_size.bytes, "compressed_bytes": stock_size.compressed_bytes}
-    write_json(args.size, nest({key: sizes(found) for key, found in facts.items()}))
+    write_json(args.size, nest({key: sizes(files[key], found) for key, found in facts.items()}))
     ops = {key: ops_in_words(found) for key, found in facts.items()}
     write_json(args.timings, {"machine": machine(), "ops": nest(ops), "files": nest(results)})
 

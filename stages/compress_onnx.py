@@ -198,7 +198,11 @@ class Rows(CalibrationDataReader):  # type: ignore[misc]  # the package has no t
 
 
 def static_integers(model: onnx.ModelProto, data: Prepared, rows: int) -> onnx.ModelProto:
-    """Let Conv, MatMul and Gemm compute in 8-bit integers, with the range of each tensor as seen on `rows` rows."""
+    """Let Conv, MatMul and Gemm compute in 8-bit integers, with the range of each tensor as seen on `rows` rows.
+
+    Activations take all 8 bits, so the product of two of them, as attention has it, stays in float32.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         quantize_static(
@@ -211,7 +215,10 @@ def static_integers(model: onnx.ModelProto, data: Prepared, rows: int) -> onnx.M
             reduce_range=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},  # activations, which take all bits, are multiplied in float32
+            nodes_to_exclude=[
+                node.name for node in model.graph.node if node.input[1:2] and node.input[1] not in constants
+            ],
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
         )
         return onnx.load(file)
 

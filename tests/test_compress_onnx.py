@@ -14,6 +14,7 @@ from shared.conversion.stock_export import export_stock
 from shared.data.sequences import Prepared, Split, SplitArrays
 from shared.execution.runtimes import Floats, open_runtime
 from shared.files.inspection import inspect_file
+from shared.files.integer_sums import integer_sums
 from shared.network.architectures import ARCHITECTURES
 from shared.network.model import Checkpoint, SequenceClassifier
 from shared.stage import StageError
@@ -96,6 +97,9 @@ def test_every_architecture_in_every_variant(
         assert relative_error(row_by_row(path, data), expected) < ERRORS[variant]
         assert runtime.interface == open_runtime(plain).interface
         assert runtime.batch_dependent == (variant == "int8")
+        sums = integer_sums(path)
+        assert sums is None or sums["exact"]
+        assert (sums is not None) == (variant in {"int8", "int8_static"})
 
 
 def test_the_metadata_stays(prepared: dict[bool, Prepared], tmp_path: Path) -> None:

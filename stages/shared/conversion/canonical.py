@@ -19,10 +19,11 @@ def canonical_onnx(model: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
     """Serialise an ONNX model with `metadata` as its only `metadata_props`.
 
     Per-node metadata and doc strings (which hold source paths) are cleared, and the shapes of what is computed on the
-    way, which every reader infers.
+    way, which every reader infers. The IR version is the oldest that has the opset: older runtimes open the file.
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     model.doc_string = ""
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
     model.producer_version = _public_version(model.producer_version)
     _clear_notes(model.graph)
     for function in model.functions:

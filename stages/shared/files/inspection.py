@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.files.mlpackage import all_operations, read_model
-from shared.files.onnx_graph import all_nodes, nested_graphs
+from shared.files.onnx_graph import all_nodes, nested_graphs, read_onnx
 from shared.stage import StageError, one_line
 
 if TYPE_CHECKING:
@@ -119,13 +119,7 @@ QUANTIZATION_INPUTS = {
 
 
 def _read_onnx(path: Path) -> tuple[list[Stored], Counter[str]]:
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
-        raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
+    model = read_onnx(path)
     nodes = list(all_nodes(model))
     constants = [*_onnx_initializers(model.graph), *_onnx_constants(nodes)]
     helpers = set(_onnx_helpers(nodes))

@@ -1,10 +1,28 @@
-"""Walk over an ONNX model, with the graphs that its nodes hold (the branches of an `If`, the body of a `Loop`)."""
+"""Read an ONNX model; walk over it and the graphs that nodes hold (the branches of an `If`, the body of a `Loop`)."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from shared.stage import StageError, one_line
 
 if TYPE_CHECKING:  # a file that is not ONNX needs no onnx to be opened
     import onnx
+
+
+def read_onnx(path: Path) -> "onnx.ModelProto":
+    """Read an ONNX file; weights in a second one stay there.
+
+    Raises:
+        StageError: It is missing or damaged.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
 
 
 def nested_graphs(node: "onnx.NodeProto") -> Iterator["onnx.GraphProto"]:
