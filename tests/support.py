@@ -84,7 +84,10 @@ def write_pipeline(folder: Path) -> None:
         generate = {
             "cmd": f"python stages/generate.py {TABLE}",
             "params": ["generate"],
-            "deps": ["stages/generate.py", *(f"stages/shared/{name}.py" for name in ("__init__", "params", "stage"))],
+            "deps": [
+                "stages/generate.py",
+                *(f"stages/shared/{name}.py" for name in ("__init__", "params", "stage", "text")),
+            ],
             "outs": [TABLE],
         }
         content["stages"] = {"generate": generate} | stages

@@ -1,4 +1,4 @@
-"""What the stages share: the kit of every stage here (`stage`, `params`), and a folder for each wing of the house.
+"""What the stages share: the kit of all (`stage`, `params`, `text`), and a folder for each wing of the house.
 
     page                                       figures -> the page
     judging                                    logits -> wrong, too lossy, or fit to ship
@@ -12,11 +12,19 @@ depend on them. They are read from the environment when torch, numpy and their B
 `shared` before them (the import order that `ruff` enforces here). On x86-64 the floor is AVX2, which every such CPU has
 had since about 2013; a variable that is already set is left alone. Elsewhere (arm64) nothing is pinned, and equal bytes
 are promised on the same kind of machine only.
+
+In the process of a stage it also sees to it that Ctrl-C, and a library that cannot be loaded, cost one line each: from
+here on, and so while the libraries are imported too.
 """
 
+import atexit
 import os
 import platform
+import signal
+import sys
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 AVX2_KERNELS = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels
@@ -37,3 +45,44 @@ def has_avx2() -> bool:
 if has_avx2():
     for variable, value in AVX2_KERNELS.items():
         os.environ.setdefault(variable, value)
+
+
+def end_in_one_line() -> None:
+    """From now on, end this process by one line on stderr where Python would print a traceback of no use to anyone.
+
+    - Ctrl-C: exit code 130, without raising KeyboardInterrupt. Libraries swallow that while they are imported, or turn
+      it into something else.
+    - A library that is missing or cannot be loaded, such as for lack of memory: exit code 1.
+    """
+    signal.signal(signal.SIGINT, _interrupted)
+    sys.excepthook = _uncaught
+
+
+def _interrupted(*_: object) -> None:
+    """Tidy up as at any other end, say so, and end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again: it is on its way
+    multiprocessing: Any = sys.modules.get("multiprocessing")
+    is_child = multiprocessing is not None and multiprocessing.parent_process() is not None
+    if not is_child:
+        for child in multiprocessing.active_children() if multiprocessing else ():
+            child.kill()
+        line_break = "\n" if sys.stderr.isatty() else ""  # after a progress bar
+        os.write(2, f"{line_break}{Path(sys.argv[0]).stem}: interrupted\n".encode(errors="backslashreplace"))
+    release = getattr(sys.modules.get("shared.stage"), "release_outputs", None)
+    if release:
+        release()
+    atexit._run_exitfuncs()  # temporary folders
+    os._exit(130)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback, but one line of what the machine lacks."""
+    if isinstance(error, ImportError | MemoryError):
+        what = " ".join(str(error).split()) or "not enough memory"
+        print(f"{Path(sys.argv[0]).stem}: error: a library cannot be loaded: {what}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[1]:
+    end_in_one_line()

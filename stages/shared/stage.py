@@ -1,18 +1,48 @@
 """What makes a script a stage: its arguments, its one-line errors, and outputs that appear whole or not at all."""
 
 import argparse
+import errno
+import fcntl
 import json
 import os
+import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from shared.text import printable
 
 
 class StageError(Exception):
     """An error that a user can cause and mend: one line that says what was found, where, and what is allowed."""
+
+
+MACHINE_ERRORS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EPERM", "EROFS")
+}
+NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
+
+
+def machine_fault(error: BaseException | None) -> BaseException | None:
+    """What the machine is to blame for in an error: a full disk, a missing permission, too little memory.
+
+    Also where a loader has turned it into an error of its own, as `raise StageError(...) from error` or `from None`.
+
+    Returns:
+        The first such error that this one goes back to; None if there is none.
+    """
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in MACHINE_ERRORS):
+            return error
+        if isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)):  # torch
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def one_line(error: Exception) -> str:
@@ -20,8 +50,32 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Fills the paragraphs of a docstring, and leaves its lists and tables as they are where they fit."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002 - argparse calls it
+        return "\n\n".join(self._fill_paragraph(paragraph, width) for paragraph in text.split("\n\n"))
+
+    @staticmethod
+    def _fill_paragraph(paragraph: str, width: int) -> str:
+        lines = paragraph.splitlines()
+        if all(len(line) <= width for line in lines):
+            return paragraph
+        items: list[str] = []
+        for line in lines:
+            column = line.rpartition("  ")[0]  # of a table, up to its last column
+            begins = not items or line.startswith("- ") or (line.startswith("    ") and column.strip())
+            items = [*items, line] if begins else [*items[:-1], f"{items[-1]} {line.strip()}"]
+        filled = []
+        for item in items:
+            columns = re.match(r"- |\s+\S+\s{2,}|\s*", item)
+            hanging = " " * (columns.end() if columns else 0)
+            filled.append(textwrap.fill(item, width, subsequent_indent=hanging, break_on_hyphens=False))
+        return "\n".join(filled)
+
+
 def parse_args(description: str | None, inputs: dict[str, str], outputs: dict[str, str]) -> argparse.Namespace:
-    """Read a stage's positional paths: inputs, then outputs.
+    """Read a stage's positional paths: inputs, then outputs; keep other runs off the outputs until `run` ends.
 
     Args:
         description: The script's docstring, shown by `--help`.
@@ -32,9 +86,9 @@ def parse_args(description: str | None, inputs: dict[str, str], outputs: dict[st
         A namespace with a `Path` for each name.
 
     Raises:
-        StageError: An input does not exist.
+        StageError: An input does not exist, an output would take something else's place, or another run writes it.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
     for name, meaning in (inputs | outputs).items():
         parser.add_argument(name, type=Path, help=meaning)
     args = parser.parse_args()
@@ -44,33 +98,189 @@ def parse_args(description: str | None, inputs: dict[str, str], outputs: dict[st
             raise StageError(
                 f"{path}: no such file or folder (expected {meaning}); `dvc repro` or `dvc pull` brings it"
             )
-    for name in outputs:
-        getattr(args, name).parent.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = [getattr(args, name) for name in outputs]
+    for index, path in enumerate(paths):
+        _check_place(path, [getattr(args, name) for name in inputs], paths[:index])
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.environ.get("RANK", "0") == "0":  # of the processes that `torchrun` starts, the first one writes
+            _reserve(path)
     return args
 
 
+def _check_place(path: Path, inputs: list[Path], earlier: list[Path]) -> None:
+    """Refuse an output that would replace the folder this runs in, an input or another output."""
+    place = path.resolve()
+    if Path.cwd().is_relative_to(place):
+        raise StageError(f"{path}: the current folder lies in it; an output is replaced as a whole")
+    for other in (*inputs, *earlier):
+        if other.resolve().is_relative_to(place):
+            raise StageError(f"{path}: is to be written, but {other}, which this stage needs, would be lost")
+
+
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; a `StageError` becomes one line on stderr and exit code 1."""
+    """Call `main`; what a user or the machine is to blame for becomes one line on stderr and exit code 1.
+
+    All else is a bug, and keeps its traceback. Ctrl-C: see `shared`.
+    """
     try:
         main()
-    except StageError as error:
-        print(f"{Path(sys.argv[0]).stem}: error: {error}", file=sys.stderr)
+    except (StageError, OSError, MemoryError, RuntimeError) as error:
+        message = _explain(error)
+        if message is None:
+            raise
+        print(f"{printable(Path(sys.argv[0]).stem)}: error: {printable(message)}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        release_outputs()
+
+
+def _explain(error: BaseException) -> str | None:
+    """An error in words; None for one that nobody but us is to blame for."""
+    if isinstance(error, StageError):
+        return str(error)
+    written = next(iter(_reserved), None)
+    if isinstance(error, OSError):
+        path = _path_of(error) or written
+        return f"{path}: {error.strerror or one_line(error)}" if path else one_line(error)
+    if machine_fault(error):
+        return f"{written}: not written: not enough memory ({one_line(error)[:200] or 'MemoryError'})"  # type: ignore[arg-type]
+    return None
+
+
+def _path_of(error: OSError) -> Path | None:
+    """The file that an error of the system is about, if it says so."""
+    return Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+
+
+# --- Outputs: each is made in a hidden folder beside its place, which one process holds at a time ---
+
+UNFINISHED = ".unfinished"
+"""What these folders' names end in: .dvcignore and .gitignore leave them out, so no stage sees what is in progress."""
+
+_reserved: dict[Path, "_Unfinished"] = {}
+
+
+class _Unfinished:
+    """The folder in which an output is made, locked for as long as this is open.
+
+    The lock is the kernel's: it ends with the process, whatever ends it. What a killed run has left is deleted then.
+
+    Raises:
+        StageError: Another process holds it, or it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.with_name(f".{path.name}{UNFINISHED}")
+        self._lock = self.folder / "lock"
+        try:
+            while not self._hold():
+                pass
+            self.clear()
+        except OSError as error:
+            raise StageError(f"{path}: not written: {error.strerror}") from error
+        with suppress(OSError):  # a full disk: then others learn less about who holds it
+            os.truncate(self._file, 0)
+            os.write(self._file, str(os.getpid()).encode())
+
+    def _hold(self) -> bool:
+        """Take the lock; False if the run that had it has just deleted it."""
+        self.folder.mkdir(exist_ok=True)
+        try:
+            self._file = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._file, 20).decode() or "?"
+            os.close(self._file)
+            raise StageError(
+                f"{self.path}: another run (process {holder}) is writing it; wait until it ends, or end it"
+            ) from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._file), self._lock.stat()):
+                return True
+        os.close(self._file)
+        return False
+
+    def clear(self) -> None:
+        """Delete everything but the lock."""
+        for name in ("new", "old"):
+            remove(self.folder / name)
+
+    def make(self) -> Path:
+        """A path to make the output at, with the name that it will have; its folder is empty."""
+        self.clear()
+        (self.folder / "new").mkdir()
+        return self.folder / "new" / self.path.name
+
+    def put_in_place(self) -> None:
+        """Let the output take its place: at no moment is there half of it, and what was there stays if this fails.
+
+        Raises:
+            StageError: There is a folder in place of a file, or the other way round.
+        """
+        new, old = self.folder / "new" / self.path.name, self.folder / "old"
+        if self.path.is_symlink() or not self.path.exists():
+            self.path.unlink(missing_ok=True)  # a link into DVC's cache
+        elif self.path.is_dir() != new.is_dir():
+            found, expected = ("folder", "file") if self.path.is_dir() else ("file", "folder")
+            raise StageError(f"{self.path}: found a {found} where a {expected} goes; move it away")
+        elif new.is_dir():
+            self.path.rename(old)
+            try:
+                new.rename(self.path)
+            except OSError:
+                old.rename(self.path)
+                raise
+            return
+        new.replace(self.path)
+
+    def close(self) -> None:
+        """Delete the folder, then let go of the lock."""
+        self.clear()
+        with suppress(OSError):  # another run has made it anew
+            self._lock.unlink()
+            self.folder.rmdir()
+        os.close(self._file)
+
+
+def _reserve(path: Path) -> None:
+    """Hold an output's place until `release_outputs`."""
+    _reserved[path] = _Unfinished(path)
+
+
+def release_outputs() -> None:
+    """Let go of the outputs that `parse_args` has reserved, and delete what is unfinished."""
+    while _reserved:
+        _, unfinished = _reserved.popitem()
+        with suppress(OSError):  # a folder that has become read-only: the next run deletes the rest
+            unfinished.close()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write a file or a folder at; rename it to `path` only if nothing was raised.
+    """Yield a path to make a file or a folder at; it takes the place of `path` only if nothing was raised.
 
     DVC may have checked `path` out as a read-only link into its cache, so it is replaced and never written into.
+
+    Raises:
+        StageError: It could not be written, such as for a full disk; or there is a folder in place of a file.
     """
-    beside = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    unfinished = _reserved.get(path) or _Unfinished(path)
     try:
-        yield beside
-        remove(path)
-        beside.rename(path)
+        yield unfinished.make()
+        unfinished.put_in_place()
+    except OSError as error:
+        found = _path_of(error)
+        if found and not found.is_relative_to(unfinished.folder):
+            raise
+        raise StageError(f"{path}: not written: {error.strerror or one_line(error)}") from error
     finally:
-        remove(beside)
+        with suppress(OSError):  # as in `release_outputs`
+            unfinished.clear() if path in _reserved else unfinished.close()
 
 
 def remove(path: Path) -> None:
@@ -97,12 +307,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a metrics file.
 
     Raises:
-        StageError: It is not a JSON object.
+        StageError: It cannot be read, or is not a JSON object.
     """
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise StageError(f"{path}: not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are not UTF-8
+        raise StageError(f"{path}: not valid JSON: {one_line(error)}") from None
+    except OSError as error:
+        raise StageError(f"{path}: cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
         raise StageError(f"{path}: found a JSON {type(content).__name__}; expected an object")
     return content

@@ -1,12 +1,33 @@
 """Arguments, one-line errors, and outputs that appear whole or not at all."""
 
+import errno
 import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from shared.stage import StageError, parse_args, replacing, rounded, run, write_bytes, write_json
+from shared.stage import (
+    StageError,
+    machine_fault,
+    parse_args,
+    read_json,
+    release_outputs,
+    replacing,
+    rounded,
+    run,
+    write_bytes,
+    write_json,
+)
+from tests.support import ROOT, clean_environment
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _outputs_are_released() -> Iterator[None]:
+    yield
+    release_outputs()
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -43,10 +64,12 @@ def test_an_output_is_replaced_only_when_it_is_complete(tmp_path: Path, kind: st
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.mlpackage"]
 
 
-def test_the_file_beside_has_the_suffix_that_writers_look_at(tmp_path: Path) -> None:
+def test_it_is_made_on_the_same_disk_under_the_name_that_writers_look_at(tmp_path: Path) -> None:
     with replacing(tmp_path / "model.mlpackage") as beside:
-        assert beside.parent == tmp_path
-        assert beside.suffix == ".mlpackage"
+        assert beside.name == "model.mlpackage"
+        assert tmp_path in beside.parents
+        [hidden] = tmp_path.iterdir()
+        assert hidden.name == ".model.mlpackage.unfinished"
         beside.touch()
 
 
@@ -107,7 +130,9 @@ def test_arguments_are_inputs_then_outputs(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "argv", ["stage.py", "in.csv", "deep/er/out.csv"])
     args = parse_args("What it does", inputs={"table": "a table"}, outputs={"result": "the result"})
     assert (args.table, args.result) == (Path("in.csv"), Path("deep/er/out.csv"))
-    assert [path.name for path in Path("deep/er").iterdir()] == []
+    assert [path.name for path in Path("deep/er").iterdir()] == [".out.csv.unfinished"]
+    release_outputs()
+    assert list(Path("deep/er").iterdir()) == []
 
 
 def test_a_missing_input_is_named_and_no_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +146,172 @@ def test_a_missing_input_is_named_and_no_folder_is_made(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(("value", "digits", "expected"), [(0.123456789, 6, 0.123457), (1234.5678, 3, 1230), (0, 6, 0)])
 def test_figures_keep_their_significant_digits(value: float, digits: int, expected: float) -> None:
     assert rounded(value, digits) == expected
+
+
+# --- what is in progress, and who else writes ---
+
+HOLD = """
+import sys, time
+from shared.stage import parse_args, replacing, run
+def main():
+    args = parse_args("", inputs={}, outputs={"result": "the result"})
+    with replacing(args.result) as path:
+        path.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+run(main)
+"""
+
+
+@pytest.fixture
+def other_run(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run in another process that is writing `out.csv` and does not end."""
+    environment = clean_environment() | {"PYTHONPATH": str(ROOT / "stages")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, "out.csv"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_two_runs_do_not_write_the_same_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_run: subprocess.Popen[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stage.py", "out.csv"])
+    message = rf"^out\.csv: another run \(process {other_run.pid}\) is writing it; wait until it ends, or end it$"
+    with pytest.raises(StageError, match=message):
+        parse_args("", inputs={}, outputs={"result": "the result"})
+    write_bytes(Path("other.csv"), b"another output")
+    assert (tmp_path / ".out.csv.unfinished" / "new" / "out.csv").read_text() == "half"
+
+
+def test_what_a_killed_run_has_left_is_deleted_by_the_next(tmp_path: Path, other_run: subprocess.Popen[str]) -> None:
+    (tmp_path / "out.csv").write_text("earlier")
+    other_run.kill()
+    other_run.wait()
+    assert (tmp_path / "out.csv").read_text() == "earlier"
+    write_bytes(tmp_path / "out.csv", b"whole")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"out.csv": "whole"}
+
+
+@pytest.mark.parametrize(("found", "expected"), [("folder", "file"), ("file", "folder")])
+def test_a_folder_where_a_file_goes_is_refused_and_not_deleted(tmp_path: Path, found: str, expected: str) -> None:
+    path = tmp_path / "out"
+    content = path / "thesis.txt" if found == "folder" else path
+    content.parent.mkdir(exist_ok=True)
+    content.write_text("years of work")
+
+    def write() -> None:
+        with replacing(path) as beside:
+            beside.mkdir() if expected == "folder" else beside.touch()
+
+    with pytest.raises(StageError, match=rf"/out: found a {found} where a {expected} goes; move it away$"):
+        write()
+    assert content.read_text() == "years of work"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (".", r"^\.: the current folder lies in it"),
+        ("..", r"^\.\.: the current folder lies in it"),
+        ("data", r"^data: is to be written, but data/in\.csv, which this stage needs, would be lost"),
+        ("data/in.csv", r"^data/in\.csv: is to be written, but data/in\.csv, which"),
+        ("first.csv", r"^first\.csv: is to be written, but first\.csv"),
+    ],
+)
+def test_an_output_that_would_take_the_place_of_what_is_needed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/in.csv").touch()
+    monkeypatch.setattr(sys, "argv", ["stage.py", "data/in.csv", "first.csv", output])
+    with pytest.raises(StageError, match=message):
+        parse_args("", inputs={"table": "a table"}, outputs={"first": "", "second": ""})
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_processes_of_one_training_do_not_keep_each_other_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stage.py", "out"])
+    monkeypatch.setenv("RANK", "1")
+    parse_args("", inputs={}, outputs={"result": ""})
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what the machine is to blame for ---
+
+
+def test_an_error_of_the_system_is_one_line_that_names_the_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["stage.py"])
+
+    def main() -> None:
+        (tmp_path / "none").read_bytes()
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == f"stage: error: {tmp_path}/none: No such file or directory\n"
+
+
+def test_a_write_that_fails_names_the_output_and_keeps_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    path.write_text("earlier")
+
+    def write() -> None:
+        with replacing(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as `write` raises it: without a name
+
+    with pytest.raises(StageError, match=r"/out\.csv: not written: No space left on device$") as error:
+        write()
+    assert machine_fault(error.value) is error.value.__cause__
+    assert path.read_text() == "earlier"
+
+
+def test_what_the_machine_is_to_blame_for_is_found_behind_a_loaders_own_error() -> None:
+    def load(fault: Exception) -> StageError:
+        try:
+            try:
+                raise fault
+            except Exception as error:
+                raise StageError(f"model.onnx: not a readable file: {error}") from None
+        except StageError as error:
+            return error
+
+    for fault in (PermissionError(errno.EACCES, "Permission denied"), MemoryError()):
+        assert machine_fault(load(fault)) is fault
+    for damage in (ValueError("truncated"), FileNotFoundError(errno.ENOENT, "No such file"), RuntimeError("bad")):
+        assert machine_fault(load(damage)) is None
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff{}", b'{"a":' * 50_000, b'{"a": ' + b"9" * 5000 + b"}"])
+def test_json_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_bytes(content)
+    with pytest.raises(StageError) as error:
+        read_json(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_message_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main() -> None:
+        raise StageError("found 'walk\x1b[2J\nprepare: all is well'")
+
+    monkeypatch.setattr(sys, "argv", ["stage.py"])
+    with pytest.raises(SystemExit):
+        run(main)
+    assert capsys.readouterr().err == "stage: error: found 'walk\\x1b[2J\\nprepare: all is well'\n"
