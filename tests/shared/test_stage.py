@@ -315,3 +315,38 @@ def test_a_message_cannot_steer_the_terminal(
     with pytest.raises(SystemExit):
         run(main)
     assert capsys.readouterr().err == "stage: error: found 'walk\\x1b[2J\\nprepare: all is well'\n"
+
+
+def test_help_fills_paragraphs_and_keeps_lists_as_lists(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    description = """Do what its name says.
+
+A paragraph that is longer
+than a line of forty.
+
+    fp16    half precision
+    int8    integers of eight bits, and
+            their scales
+
+- `one`: a first item that is longer
+  than a line
+- `two`: a second item"""
+    monkeypatch.setattr(sys, "argv", ["stage.py", "--help"])
+    monkeypatch.setenv("COLUMNS", "36")
+    with pytest.raises(SystemExit):
+        parse_args(description, inputs={}, outputs={})
+    shown = capsys.readouterr().out.partition("\n\n")[2]
+    assert shown.startswith("""Do what its name says.
+
+A paragraph that is longer
+than a line of forty.
+
+    fp16    half precision
+    int8    integers of eight
+            bits, and their scales
+
+- `one`: a first item that is
+  longer than a line
+- `two`: a second item
+""")
