@@ -1,13 +1,19 @@
 """Measure what each file is worth on the task: all logits and the test labels in; metrics and a confusion table out.
 
+Beside PyTorch's figures stands what it has to be better than: always naming the commonest class. Beside every other
+file's stands what it loses against PyTorch on the same rows; each with the interval that so many rows leave open.
+
 A file that was not executed, or whose logits are no logits of this task, gets no figures: `verify` says what is wrong.
 """
 
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from shared.data.chunks import chunks
 from shared.data.sequences import Prepared
 from shared.execution.predictions import Prediction, find_reference, nest, read_predictions
+from shared.judging.uncertainty import loss_interval, share_interval
 from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
 
 import numpy as np
@@ -17,8 +23,27 @@ from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
 
-def score(prediction: Prediction, labels: NDArray[np.int64], classes: int) -> tuple[NDArray[np.int64], float]:
-    """The confusion matrix (actual, predicted) in rows, and the mean cross-entropy in nats.
+@dataclass(frozen=True)
+class Score:
+    """What one pass over a file's logits gives.
+
+    Attributes:
+        counts: The confusion matrix (actual, predicted) in rows.
+        loss: The mean cross-entropy in nats.
+        lost: Rows that the reference has right, and the file has not; 0 if there is none to compare with.
+        gained: The other way round.
+    """
+
+    counts: NDArray[np.int64]
+    loss: float
+    lost: int = 0
+    gained: int = 0
+
+
+def score(
+    prediction: Prediction, labels: NDArray[np.int64], classes: int, reference: Prediction | None = None
+) -> Score:
+    """Compare a file's logits with the labels, and its right answers with the reference's.
 
     Raises:
         StageError: The file was not executed, or its logits are not of one row a label and one column a class, or not
@@ -33,17 +58,23 @@ def score(prediction: Prediction, labels: NDArray[np.int64], classes: int) -> tu
             f"expected {(len(labels), classes)}: a row for each of the test split, a column for each class"
         )
     counts = np.zeros((classes, classes), np.int64)
-    loss = 0.0
-    for actual, logits in chunks(labels, prediction.logits):
+    loss, lost, gained = 0.0, 0, 0
+    expected = prediction.logits if reference is None else reference.logits
+    for actual, logits, theirs in chunks(labels, prediction.logits, expected):
         if not np.isfinite(logits).all():
             raise StageError(f"{name}: some logits are not finite")
-        counts += confusion_matrix(actual, logits.argmax(axis=1), labels=range(classes))
+        predicted = logits.argmax(axis=1)
+        counts += confusion_matrix(actual, predicted, labels=range(classes))
+        right, theirs_right = predicted == actual, theirs.argmax(axis=1) == actual
+        lost += int((theirs_right & ~right).sum())
+        gained += int((right & ~theirs_right).sum())
         loss -= log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(actual)), actual].sum()
-    return counts, loss / len(labels)
+    return Score(counts, loss / len(labels), lost, gained)
 
 
-def figures_of(counts: NDArray[np.int64], loss: float, classes: list[str]) -> dict[str, Any]:
+def figures_of(found: Score, classes: list[str]) -> dict[str, Any]:
     """Accuracy, macro F1, mean cross-entropy and the recall of each class; a class without rows has none."""
+    counts = found.counts
     indices = np.arange(len(classes))
     actual, predicted = (index.ravel() for index in np.meshgrid(indices, indices, indexing="ij"))
     pairs: dict[str, Any] = {"y_true": actual, "y_pred": predicted, "sample_weight": counts.ravel()}
@@ -53,9 +84,32 @@ def figures_of(counts: NDArray[np.int64], loss: float, classes: list[str]) -> di
     ]
     return {
         "accuracy": rounded(accuracy_score(**pairs)),
+        "accuracy_interval": [rounded(end) for end in share_interval(int(counts.trace()), int(counts.sum()))],
         "macro_f1": rounded(f1_score(**pairs, average="macro", zero_division=0)),
-        "loss": rounded(loss),
+        "loss": rounded(found.loss),
         "recall": dict(zip(classes, recall, strict=True)),
+    }
+
+
+def baseline(counts: NDArray[np.int64], classes: list[str]) -> dict[str, Any]:
+    """What PyTorch's net has to be better than, and whether it has collapsed: names one class, whatever it is shown."""
+    actual, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    commonest = int(actual.argmax())
+    return {
+        "majority_class": classes[commonest],
+        "majority_accuracy": rounded(actual[commonest] / actual.sum()),
+        "collapsed": bool((predicted > 0).sum() == 1 and (actual > 0).sum() > 1),
+    }
+
+
+def loss_of(found: Score) -> dict[str, Any]:
+    """What a file loses against the reference on the same rows; negative where it gains."""
+    rows = int(found.counts.sum())
+    return {
+        "accuracy_loss": rounded((found.lost - found.gained) / rows),
+        "accuracy_loss_interval": [rounded(end) for end in loss_interval(found.lost, found.gained, rows)],
+        "lost_rows": found.lost,
+        "gained_rows": found.gained,
     }
 
 
@@ -79,15 +133,14 @@ def evaluate(
         StageError: PyTorch's own logits are missing or cannot be judged.
     """
     reference = find_reference(predictions)
-    counts, loss = score(reference, labels, len(classes))
-    figures = {(reference.format, reference.precision): figures_of(counts, loss, classes)}
-    for found in predictions:
-        if found is not reference:
-            try:
-                figures[found.format, found.precision] = figures_of(*score(found, labels, len(classes)), classes)
-            except StageError:
-                continue
-    return figures, confusion_table(counts, classes)
+    best = score(reference, labels, len(classes))
+    figures = {(reference.format, reference.precision): figures_of(best, classes) | baseline(best.counts, classes)}
+    for prediction in predictions:
+        if prediction is not reference:
+            with suppress(StageError):
+                found = score(prediction, labels, len(classes), reference)
+                figures[prediction.format, prediction.precision] = figures_of(found, classes) | loss_of(found)
+    return figures, confusion_table(best.counts, classes)
 
 
 def main() -> None:

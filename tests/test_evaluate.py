@@ -24,15 +24,55 @@ def prediction(logits: Any, file_format: str = "pytorch") -> Prediction:
 
 
 def test_figures_are_as_computed_by_hand() -> None:
-    figures = evaluate.figures_of(*evaluate.score(prediction(LOGITS), LABELS, len(CLASSES)), CLASSES)
+    figures = evaluate.figures_of(evaluate.score(prediction(LOGITS), LABELS, len(CLASSES)), CLASSES)
     assert figures["accuracy"] == 0.75
     assert figures["recall"] == {"a": pytest.approx(2 / 3, rel=1e-5), "b": 1.0, "c": None}
     assert figures["macro_f1"] == pytest.approx((0.8 + 2 / 3 + 0) / 3, rel=1e-5)
     assert figures["loss"] == pytest.approx((3 * math.log(2) + math.log(4)) / 4, rel=1e-5)
+    assert figures["accuracy_interval"] == [pytest.approx(0.300642, abs=1e-6), pytest.approx(0.954413, abs=1e-6)]
+
+
+def logits_for(predicted: Any) -> Any:
+    return np.eye(3)[predicted]
+
+
+def test_a_loss_is_of_the_same_rows_as_pytorch_s() -> None:
+    """Two rows are lost and one is gained; the accuracies alone would show a loss of one row in four."""
+    theirs, ours = prediction(logits_for([0, 0, 1, 1])), prediction(logits_for([1, 2, 0, 1]))
+    figures = evaluate.loss_of(evaluate.score(ours, LABELS, len(CLASSES), theirs))
+    low, high = figures.pop("accuracy_loss_interval")
+    assert figures == {"accuracy_loss": 0.25, "lost_rows": 2, "gained_rows": 1}
+    assert low < 0 < 0.25 < high
+
+
+def test_a_loss_is_summed_over_chunks() -> None:
+    random = np.random.default_rng(0)
+    labels, theirs, ours = (random.integers(0, 3, 100_000) for _ in range(3))
+    found = evaluate.score(prediction(logits_for(ours)), labels, 3, prediction(logits_for(theirs)))
+    assert found.lost == ((theirs == labels) & (ours != labels)).sum()
+    assert found.gained == ((theirs != labels) & (ours == labels)).sum()
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected"),
+    [
+        ([0, 0, 1, 1], {"majority_class": "a", "majority_accuracy": 0.75, "collapsed": False}),
+        ([0, 0, 0, 0], {"majority_class": "a", "majority_accuracy": 0.75, "collapsed": True}),
+        ([2, 2, 2, 2], {"majority_class": "a", "majority_accuracy": 0.75, "collapsed": True}),
+    ],
+)
+def test_a_net_that_names_one_class_alone_has_collapsed(predicted: list[int], expected: dict[str, Any]) -> None:
+    found = evaluate.score(prediction(logits_for(predicted)), LABELS, len(CLASSES))
+    assert evaluate.baseline(found.counts, CLASSES) == expected
+
+
+def test_a_split_of_one_class_does_not_tell_a_collapsed_net() -> None:
+    found = evaluate.score(prediction(logits_for([0, 0])), np.zeros(2, np.int64), len(CLASSES))
+    assert not evaluate.baseline(found.counts, CLASSES)["collapsed"]
 
 
 def test_the_confusion_table_holds_every_pair_once() -> None:
-    counts, _ = evaluate.score(prediction(LOGITS), LABELS, len(CLASSES))
+    counts = evaluate.score(prediction(LOGITS), LABELS, len(CLASSES)).counts
     table = evaluate.confusion_table(counts, CLASSES)
     assert table.set_index(["actual", "predicted"])["rows"].to_dict() == {
         (actual, predicted): {("a", "a"): 2, ("a", "b"): 1, ("b", "b"): 1}.get((actual, predicted), 0)
