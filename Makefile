@@ -1,7 +1,7 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format browser example bench bench-scale apple-tests clean
+.PHONY: help repro test lint format browser web demo example bench bench-scale apple-tests clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,6 +30,17 @@ lint: $(INSTALLED)  ## Lint and check types only
 format: $(INSTALLED)  ## Format the sources and sort their imports
 	@$(RUN) ruff check --fix $(SOURCES)
 	@$(RUN) ruff format $(SOURCES)
+
+WEB := web/node_modules/.package-lock.json
+web: $(WEB)  ## Install ONNX Runtime for WebAssembly into web/ (needs npm)
+
+$(WEB): web/package.json web/package-lock.json
+	@if ! command -v npm >/dev/null; then echo 'npm is needed: install Node.js 20 or newer' >&2; exit 1; fi
+	@npm --prefix web ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $(WEB)
+
+demo: $(INSTALLED) $(WEB)  ## Try the model in a browser: serves a page on 127.0.0.1
+	@$(RUN) python commands/demo.py
 
 example: $(INSTALLED)  ## Run real recordings through the pipeline: NAME=basic_motions or NAME=japanese_vowels
 	@$(RUN) python examples/run.py $(NAME)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = ROOT / "stages"
 SHARED = STAGES / "shared"
 FLOORS = [
-    ["page"],
+    ["page", "release"],
     ["judging"],
     ["execution", "training", "conversion"],
     ["data", "network", "files", "coreml_reference"],

@@ -1,6 +1,6 @@
 """What the stages share: the kit of all (`stage`, `params`, `text`), and a folder for each wing of the house.
 
-    page                                       figures -> the page
+    page, release                              figures -> the page; files -> what an app team takes
     judging                                    logits -> wrong, too lossy, or fit to ship
     execution, training, conversion            a file -> logits; sequences -> weights; a checkpoint -> files
     data, network, files, coreml_reference     tables, nets, files and Core ML programs as such
