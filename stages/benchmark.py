@@ -35,7 +35,7 @@ from shared.execution.cold_start import cold_start
 from shared.execution.predictions import nest
 from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner
 from shared.execution.timing import Call, Rounds, alternate, latency_ms, typical
-from shared.files.artifacts import REFERENCE, SUFFIXES, find_artifacts
+from shared.files.artifacts import REFERENCE, SUFFIXES, discard_unlisted, find_artifacts
 from shared.files.inspection import FileFacts, inspect_file
 from shared.files.integer_sums import integer_sums
 from shared.files.requirements import requirements_of
@@ -233,6 +233,8 @@ def main() -> None:
     )
     params = read_params("benchmark", Params)
     split = Prepared(args.prepared).split("test")
+    for file_format in SUFFIXES:
+        discard_unlisted(getattr(args, file_format))
     files: dict[Key, Path] = {
         (file_format, variant): path
         for file_format in SUFFIXES

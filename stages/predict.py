@@ -13,7 +13,7 @@ from typing import Any
 from shared.data.chunks import chunks
 from shared.data.sequences import Prepared
 from shared.execution.runtimes import Floats, Lengths, Runtime, open_runtime
-from shared.files.artifacts import find_artifacts
+from shared.files.artifacts import discard_unlisted, find_artifacts
 from shared.params import Count, StageParams, read_params
 from shared.stage import StageError, one_line, parse_args, remove, replacing, rounded, run, write_json
 
@@ -149,6 +149,7 @@ def main() -> None:
     )
     params = read_params("predict", Params)
     data = Prepared(args.prepared)
+    discard_unlisted(args.models)
     artifacts = find_artifacts(args.models)
     if not artifacts:
         raise StageError(f"{args.models}: no exported file in this folder")

@@ -1,16 +1,27 @@
 """The formats a model is exported to, their precisions, and the names they give.
 
     models/<format>/classifier-<precision>.<suffix>    models/onnx/classifier-fp32.onnx
+    models/<format>/variants.json                      the compressed variants that params.yaml lists
     data/predictions/<format>/<precision>.npy          its logits on the test split
     data/predictions/<format>/<precision>.json         how it was executed
 
 Figures nest in the same order: `{"onnx": {"fp32": {"accuracy": 0.96}}}`.
 """
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from shared.stage import StageError, read_json, remove, write_json
 
 SUFFIXES = {"pytorch": ".pt", "onnx": ".onnx", "coreml": ".mlpackage"}
 REFERENCE = ("pytorch", "fp32")
+LIST = "variants.json"
+COMPRESSED = {
+    ".onnx": re.compile(r"fp16|int8|int8_weights|int8_static"),
+    ".mlpackage": re.compile(r"(sparse\d+_)?(sparse|palette|int)\d+"),
+}
+"""The names of the variants that the stages of a list make, which only the list decides on."""
 
 
 def find_artifacts(folder: Path) -> dict[str, Path]:
@@ -25,3 +36,29 @@ def precision_of(path: Path) -> str:
     """The precision in a file's name: `classifier-fp16.onnx` is `fp16`, `classifier.pt` is `fp32`."""
     _, _, precision = path.stem.partition("-")
     return precision or "fp32"
+
+
+def write_list(path: Path, variants: Iterable[str]) -> None:
+    """Write the list of the compressed variants that belong into a folder, sorted: their order means nothing."""
+    write_json(path, {"variants": sorted(variants)})
+
+
+def discard_unlisted(folder: Path) -> None:
+    """Delete the files of compressed variants that the folder's list does not have: DVC leaves them where they are.
+
+    What lies in a folder is part of what its readers depend on: with the file of a variant taken off the list they
+    would judge it further on, and no clone could reproduce them. Files with other names stay, as does all in a folder
+    without a list.
+
+    Raises:
+        StageError: The list is none.
+    """
+    if not (folder / LIST).exists():
+        return
+    listed = read_json(folder / LIST).get("variants")
+    if not isinstance(listed, list):
+        raise StageError(f"{folder / LIST}: found no list of variants; `dvc repro` writes it")
+    for variant, path in find_artifacts(folder).items():
+        pattern = COMPRESSED.get(path.suffix)
+        if pattern and pattern.fullmatch(variant) and variant not in listed:
+            remove(path)
