@@ -1,32 +1,28 @@
 """Run every exported file of one format on the test split: a folder of models in; logits and execution records out.
 
 For each file, `<precision>.npy` holds its logits (rows, classes) in float32, and `<precision>.json` who computed them,
-what the file declares of itself, and how it behaved at other batch sizes and other numbers of time steps. Of a file
-that cannot be executed there is only the reason, under `failure`: `verify` rejects it after it has judged all others.
+what the file declares of itself, how it behaved at other batch sizes, and its logits of sequences that the data do not
+hold (see `shared/execution/probes.py`). Of a file that cannot be executed there is only the reason, under `failure`:
+`verify` rejects it after it has judged all others.
 """
 
 import platform
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from shared.data.chunks import chunks
-from shared.data.sequences import Prepared
-from shared.execution.runtimes import Floats, Lengths, Runtime, open_runtime
+from shared.data.sequences import Prepared, SplitArrays
+from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of
+from shared.execution.runtimes import Floats, PyTorchRuntime, Runtime, open_runtime
 from shared.files.artifacts import discard_unlisted, find_artifacts
 from shared.params import Count, StageParams, read_params
 from shared.stage import StageError, one_line, parse_args, remove, replacing, rounded, run, write_json
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from tqdm import tqdm
-
-Rows = tuple[Floats, Lengths | None]
-"""Sequences (rows, time, features), and of ragged data their lengths (rows,)."""
-
-MADE_UP_ROWS = 64
-MADE_UP_SPREAD = 3
 
 
 class Params(StageParams):
@@ -50,11 +46,11 @@ def batches(runtime: Runtime, rows: Rows, batch_size: int) -> Iterator[Floats]:
         yield logits.astype(np.float32)
 
 
-def predict(runtime: Runtime, data: Prepared, batch_size: int, title: str, file: Path) -> None:
+def predict(runtime: Runtime, test: SplitArrays, batch_size: int, title: str, file: Path) -> None:
     """Write the logits (rows, classes) of the test split to a .npy file as they come."""
-    rows = data.schema.rows["test"]
+    rows = len(test.sequences)
     with file.open("wb") as out, tqdm(total=rows, desc=title, unit="row", disable=None) as progress:
-        for logits in batches(runtime, read_rows(data, slice(None)), batch_size):
+        for logits in batches(runtime, (test.sequences, test.lengths), batch_size):
             if out.tell() == 0:
                 header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *logits.shape[1:])}
                 np.lib.format.write_array_header_1_0(out, header)
@@ -62,17 +58,12 @@ def predict(runtime: Runtime, data: Prepared, batch_size: int, title: str, file:
             progress.update(len(logits))
 
 
-def read_rows(data: Prepared, chosen: slice | NDArray[np.int_]) -> Rows:
-    """Some rows of the test split."""
-    test = data.split("test")
-    return test.sequences[chosen], None if test.lengths is None else test.lengths[chosen]
-
-
-def probe_batch(runtime: Runtime, data: Prepared, logits: Floats, batch_size: int) -> dict[str, Any]:
+def try_batch(runtime: Runtime, test: SplitArrays, logits: Floats, batch_size: int) -> dict[str, Any]:
     """Run the first `batch_size` rows alone: an export that baked a batch size into its graph differs or fails here."""
     rows = np.arange(batch_size) % len(logits)  # repeats a short split
     expected = logits[rows]
-    [result] = batches(runtime, read_rows(data, rows), batch_size)
+    lengths = None if test.lengths is None else test.lengths[rows]
+    [result] = batches(runtime, (test.sequences[rows], lengths), batch_size)
     difference = np.abs(result - expected).max() if result.shape == expected.shape else np.nan
     return {
         "shape": list(result.shape),
@@ -80,52 +71,51 @@ def probe_batch(runtime: Runtime, data: Prepared, logits: Floats, batch_size: in
     }
 
 
-def made_up(data: Prepared, time: int) -> Rows:
-    """Sequences unlike any of the data, of any number of time steps.
+def answer(runtime: Runtime, probe: Probe, batch_size: int) -> dict[str, Any]:
+    """A file's logits of one probe, or why it has none: also of PyTorch, which may refuse what no data hold.
 
-    Each value is taken from another row, and put further from its feature's mean. What the data hide shows here: a part
-    that only matters outside their range, or where values that always go together do not. Of ragged data the lengths go
-    from one step to all, and what comes after them is no zero.
+    A logit that is not finite is null. PyTorch says as well how far rounding takes it there, see `exact_logits`.
     """
-    schema, test = data.schema, data.split("test")
-    rows, steps, features = np.ogrid[:MADE_UP_ROWS, :time, : len(schema.features)]
-    mixed = (rows + steps * len(schema.features) + features) % len(test.sequences)
-    values = test.sequences[mixed, steps % schema.time_steps, features]
-    mean = np.array(schema.mean)
-    lengths = np.linspace(1, time, MADE_UP_ROWS).astype(np.int32) if schema.ragged else None
-    return (mean + MADE_UP_SPREAD * (values - mean)).astype(np.float32), lengths
-
-
-def probe_made_up(runtime: Runtime, data: Prepared, time: int, batch_size: int) -> list[list[float]] | None:
-    """Logits of made-up sequences, for `verify` to compare with PyTorch's of the same; None if some are not finite."""
-    logits = np.concatenate(list(batches(runtime, made_up(data, time), batch_size)))
-    return logits.tolist() if np.isfinite(logits).all() else None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that numbers leave a precision's range, which is what some probes are for
+            logits = np.concatenate([each for rows in probe.parts for each in batches(runtime, rows, batch_size)])
+    except Exception as error:  # what a runtime raises has no common base
+        return {"failure": f"{type(error).__name__}: {one_line(error)}"}
+    finite = np.isfinite(logits)
+    answered: dict[str, Any] = {
+        "logits": [
+            [rounded(float(logit), 9) if known else None for logit, known in zip(*row, strict=True)]
+            for row in zip(logits, finite, strict=True)
+        ]
+    }
+    if isinstance(runtime, PyTorchRuntime):
+        exact = [runtime.exact_logits(*rows) for rows in probe.parts]
+        known = [part for part in exact if part is not None]
+        moved = np.abs(logits - np.concatenate(known)) if len(known) == len(exact) else np.array(np.nan)
+        answered["rounding"] = rounded(float(moved.max()), 3) if np.isfinite(moved).all() else None
+    return answered
 
 
 def execute(path: Path, data: Prepared, params: Params, file: Path) -> dict[str, Any]:
-    """Run one file on the whole split, into a file of logits, and at the probed sizes of its dynamic axes.
+    """Run one file on the whole split, into a file of logits, at other batch sizes, and on every probe that it reads.
 
     Returns:
         The record of the execution.
 
     Raises:
-        StageError: The file cannot be opened, or its runtime fails on a batch.
+        StageError: The file cannot be opened, or its runtime fails on a batch of the split.
     """
     runtime = open_runtime(path)
-    interface = runtime.interface
+    interface, test = runtime.interface, data.split("test")
     largest = min(params.batch_size, interface.largest_batch or params.batch_size)
     batch_size = 1 if runtime.batch_dependent else largest
-    times = [
-        time
-        for time in sorted({data.schema.time_steps, *(params.probe_times if interface.dynamic_time else [])})
-        if interface.largest_time is None or time <= interface.largest_time
-    ]
+    probes = probes_of(data, params.probe_times)
     try:
-        predict(runtime, data, batch_size, path.name, file)
+        predict(runtime, test, batch_size, path.name, file)
         logits = np.load(file, mmap_mode="r")
         sizes = sorted({*params.probe_batches, interface.largest_batch or largest})
-        probes = {str(size): probe_batch(runtime, data, logits, size) for size in sizes}
-        unseen = {str(time): probe_made_up(runtime, data, time, batch_size) for time in times}
+        tried = {str(size): try_batch(runtime, test, logits, size) for size in sizes}
     except Exception as error:  # what a runtime raises has no common base
         raise StageError(f"{path}: {runtime.executor} failed: {one_line(error)}") from None
     return {
@@ -135,8 +125,13 @@ def execute(path: Path, data: Prepared, params: Params, file: Path) -> dict[str,
         "interface": interface.to_json(),
         "batch_dependent": runtime.batch_dependent,
         "batch_size": batch_size,
-        "probes": probes,
-        "made_up": unseen,
+        "batches": tried,
+        "features": {feature.name: feature.to_json() for feature in features_of(data)},
+        "probes": {
+            probe.name: describe(probe) | answer(runtime, probe, batch_size)
+            for probe in probes
+            if accepts(interface, probe, data.schema.time_steps)
+        },
     }
 
 

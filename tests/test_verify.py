@@ -90,7 +90,7 @@ def test_a_swapped_bias_gate_is_caught_even_in_half_precision(
     record = predict.execute(package, data, read_params("predict", predict.Params), file)
     found = problems(Prediction("coreml", "fp16", np.load(file), record), predictions, defaults)
     assert bool(found) == swapped
-    assert all(problem.startswith("values: relative error ") for problem in found)
+    assert all(problem.startswith(("values: relative error ", "probes: relative error ")) for problem in found)
 
 
 def test_an_error_is_measured_as_documented() -> None:
@@ -186,7 +186,7 @@ def test_a_batch_size_that_changes_the_logits_is_caught(
     probe: dict[str, Any],
     problem: str,
 ) -> None:
-    assert problems(changed(predictions["onnx-fp32"], "probes", **{"7": probe}), predictions, defaults) == [
+    assert problems(changed(predictions["onnx-fp32"], "batches", **{"7": probe}), predictions, defaults) == [
         f"shapes: at batch 7 {problem}"
     ]
 
@@ -263,11 +263,10 @@ def test_an_error_in_one_row_alone_is_caught(long: Predictions, defaults: Defaul
 
 def test_an_error_outside_the_data_alone_is_caught(predictions: Predictions, defaults: Defaults) -> None:
     reference = predictions["pytorch-fp32"]
-    shifted = (np.array(reference.record["made_up"]["6"]) + 0.01).tolist()
-    [problem] = judge(reference.logits, predictions, defaults, made_up={"6": shifted})
-    assert problem.startswith("values: relative error of a single logit on made-up sequences of 6 time steps 0.")
-    [problem] = judge(reference.logits, predictions, defaults, made_up={"6": None})
-    assert problem == "values: relative error of a single logit on made-up sequences of 6 time steps is not finite"
+    answers = reference.record["probes"]
+    shifted = answers["far"] | {"logits": (np.array(answers["far"]["logits"]) + 0.01).tolist()}
+    [problem] = judge(reference.logits, predictions, defaults, probes=answers | {"far": shifted})
+    assert problem.startswith("probes: relative error of a logit in 'far' 0.")
 
 
 def test_rounding_is_let_pass(long: Predictions, defaults: Defaults) -> None:

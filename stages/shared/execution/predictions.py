@@ -21,7 +21,7 @@ class Prediction:
         format: `pytorch`, `onnx` or `coreml`.
         precision: Such as `fp16`.
         logits: (rows, classes), float32, a memory map; without rows if the execution failed.
-        record: Who executed it, what the file declares, how it behaved at other batch sizes; see `stages/predict.py`.
+        record: Who executed it, what the file declares, its answers to the probes; see `stages/predict.py`.
     """
 
     format: str

@@ -4,6 +4,7 @@ PyTorch for checkpoints, ONNX Runtime for ONNX, Core ML for mlpackages on macOS,
 saved Core ML programs. A runtime reports who executed the file; figures of `coreml` and `reference` are never mixed.
 """
 
+import copy
 import json
 import platform
 from dataclasses import asdict, dataclass
@@ -118,6 +119,7 @@ class PyTorchRuntime:
         torch.set_num_threads(1)
         self._torch = torch
         self._model = load_checkpoint(path).model
+        self._exact: Any = None
         config = self._model.config
         self.interface = Interface(
             input_name=None,
@@ -139,6 +141,21 @@ class PyTorchRuntime:
         inputs = [self._torch.from_numpy(array) for array in (batch, lengths) if array is not None]
         with self._torch.inference_mode():
             logits: Floats = self._model(*inputs).numpy()
+        return logits
+
+    def exact_logits(self, batch: Floats, lengths: Lengths | None = None) -> NDArray[np.float64] | None:
+        """The same computed in float64: how far `logits` are from it is what rounding does to this net on this input.
+
+        None where the net does not compute in another precision than it was written for.
+        """
+        if self._exact is None:
+            self._exact = copy.deepcopy(self._model).double()
+        inputs = [self._torch.from_numpy(array) for array in (batch.astype(np.float64), lengths) if array is not None]
+        try:
+            with self._torch.inference_mode():
+                logits: NDArray[np.float64] = self._exact(*inputs).numpy()
+        except Exception:  # whatever a person's own net raises
+            return None
         return logits
 
 
