@@ -307,7 +307,7 @@ def _(file: Package) -> None:
     file.set_string("lstm", "cell_activation", "sigmoid")
 
 
-@mutant("cell clipped", "onnx fp32")
+@mutant("cell clipped", "onnx fp32", check="probes")
 def _(file: Onnx) -> None:
     file.set_attribute("LSTM", "clip", 3.0)
 
