@@ -7,7 +7,7 @@ metrics/evaluate.json; in a pattern, `*` stands for any one name. True counts as
 What fails: a metric that got worse by more than allowed, that is gone, or that is no number any more (null, NaN, text);
 and a rule that no metric matches. A metric that is new passes, and is listed.
 
-Exit code: 0 nothing got worse, 1 a regression, 2 the revisions could not be compared.
+Exit code: 0 nothing got worse, 1 a regression, 2 the revisions could not be compared, for whatever reason.
 """
 
 import argparse
@@ -23,8 +23,15 @@ from typing import Any, Literal
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "stages"))
 
-from shared.params import StageParams, read_params  # noqa: E402 - after the path to it
+from shared import end_in_one_line  # noqa: E402 - after the path to it
+
+if __name__ == "__main__":
+    end_in_one_line(exit_code=2)
+
+from shared.page.formatting import escape_markdown  # noqa: E402
+from shared.params import StageParams, read_params  # noqa: E402
 from shared.stage import StageError, one_line  # noqa: E402
+from shared.text import printable  # noqa: E402
 
 from pydantic import Field, model_validator  # noqa: E402
 from tabulate import tabulate  # noqa: E402
@@ -33,6 +40,8 @@ FOLDER = "metrics"
 WORKSPACE = "workspace"
 COLUMNS = ("metric", "old", "new", "change", "allowed", "verdict")
 ABSENT = object()
+MOST_SHOWN = 60  # characters of a value or a revision
+MOST_DIGITS = 300
 
 Name = tuple[str, ...]
 Metrics = dict[Name, Any]
@@ -122,7 +131,12 @@ def shown(value: Any) -> str:
     """A value as the table shows it."""
     if value is ABSENT:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value)
+    return f"{value:.6g}" if isinstance(value, float) else shortened(printable(json.dumps(value, ensure_ascii=False)))
+
+
+def shortened(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def judge(rule: Rule, old: Any, new: Any) -> tuple[str, bool]:
@@ -166,24 +180,26 @@ def read_metrics(revision: str) -> Metrics:
     Raises:
         StageError: There is no such revision, or it has no metrics, or a file is not JSON.
     """
-    texts = read_workspace() if revision == WORKSPACE else read_revision(revision)
-    if not texts:
-        raise StageError(f"{revision}: no {FOLDER}/*.json: nothing to compare")
+    contents = read_workspace() if revision == WORKSPACE else read_revision(revision)
+    if not contents:
+        raise StageError(f"{shortened(revision)}: no {FOLDER}/*.json: nothing to compare")
     metrics: Metrics = {}
-    for name, text in texts.items():
+    for name, content in contents.items():
         try:
-            metrics |= flatten(json.loads(text), (name,))
-        except ValueError as error:
-            raise StageError(f"{FOLDER}/{name}.json of {revision}: not valid JSON: {error}") from None
+            metrics |= flatten(json.loads(content, parse_int=read_integer), (name,))
+        except (ValueError, RecursionError) as error:  # ValueError: also bytes that are not UTF-8
+            raise StageError(
+                f"{FOLDER}/{name}.json of {shortened(revision)}: not valid JSON: {one_line(error)}"
+            ) from None
     return metrics
 
 
-def read_workspace() -> dict[str, str]:
-    """The text of every metrics file, by name."""
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(Path(FOLDER).glob("*.json"))}
+def read_workspace() -> dict[str, bytes]:
+    """The content of every metrics file, by name."""
+    return {path.stem: path.read_bytes() for path in sorted(Path(FOLDER).glob("*.json"))}
 
 
-def read_revision(revision: str) -> dict[str, str]:
+def read_revision(revision: str) -> dict[str, bytes]:
     """As `read_workspace`, through DVC: it knows its experiments by name, and metrics that are not kept in Git.
 
     Raises:
@@ -192,18 +208,33 @@ def read_revision(revision: str) -> dict[str, str]:
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
 
-    texts = {}
+    contents = {}
     try:
         files = DVCFileSystem(rev=revision)
         for path in sorted(files.ls(FOLDER, detail=False)):
             if path.endswith(".json"):
                 with suppress(FileNotFoundError):  # named in dvc.lock, but kept nowhere
-                    texts[Path(path).stem] = files.read_text(path)
+                    contents[Path(path).stem] = files.read_bytes(path)
     except FileNotFoundError:
         pass  # there is no such folder
     except DvcException as error:
-        raise StageError(f"{one_line(error)}; a revision that only a remote has must be fetched first") from None
-    return texts
+        what = one_line(error).replace(revision, shortened(revision))
+        raise StageError(f"{what}; a revision that only a remote has must be fetched first") from None
+    except Exception as error:  # what Git's libraries raise about a tree, a file or a name that is too long
+        what = one_line(error).replace(revision, shortened(revision))
+        raise StageError(f"{shortened(revision)}: not a branch, tag, commit or DVC experiment: {what}") from None
+    return contents
+
+
+def read_integer(digits: str) -> int:
+    """An integer in JSON.
+
+    Raises:
+        ValueError: It is beyond all floats: no metric, but damage.
+    """
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def parse_args() -> argparse.Namespace:
@@ -221,27 +252,61 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_names(of: str, against: str) -> None:
+    """Refuse names that compare nothing, such as of a variable that CI has not set.
+
+    Raises:
+        StageError: One is empty, or both are the same.
+    """
+    for option, revision in (("--against", against), ("--of", of)):
+        if not revision.strip():
+            raise StageError(f"{option} {revision!r}: expected a branch, tag, commit or DVC experiment")
+    if of == against:
+        raise StageError(f"--against {shortened(against)}: that is what is compared; expected another revision")
+
+
+def judge_revisions(args: argparse.Namespace) -> list[Check]:
+    """Every check of what the command line asks for.
+
+    Raises:
+        StageError: It cannot be compared.
+    """
+    check_names(args.of, args.against)
+    rules = read_params("gate", Params).rules
+    checks = compare(rules, read_metrics(args.against), read_metrics(args.of))
+    if all(check.old is ABSENT for check in checks):
+        raise StageError(
+            f"{shortened(args.against)} has no metric that a rule of section gate matches: nothing to compare"
+        )
+    return checks
+
+
+def table(checks: list[Check], args: argparse.Namespace) -> str:
+    """What is printed: a row for each check that is to be shown, and how many failed."""
+    show = (lambda text: escape_markdown(printable(text))) if args.md else printable
+    rows = [tuple(map(show, check.row())) for check in checks if args.all or check.verdict != "unchanged"]
+    failed = sum(not check.passed for check in checks) or "none"
+    summary = f"{show(args.of)} against {show(args.against)}: {len(checks)} checks, {failed} failed"
+    if not rows:
+        return summary
+    align = ("left", "right", "right", "right", "right", "left")
+    style = "github" if args.md else "plain"
+    return f"{tabulate(rows, COLUMNS, style, disable_numparse=True, colalign=align)}\n\n{summary}"
+
+
 def main() -> None:
     """Compare, print the table, exit with the verdict."""
     args = parse_args()
     try:
-        rules = read_params("gate", Params).rules
-        old, new = read_metrics(args.against), read_metrics(args.of)
-        checks = compare(rules, old, new)
-        if all(check.old is ABSENT for check in checks):
-            raise StageError(f"{args.against} has no metric that a rule of section gate matches: nothing to compare")
-    except StageError as error:
-        print(f"gate: error: {error}", file=sys.stderr)
+        checks = judge_revisions(args)
+        text = table(checks, args)
+    except Exception as error:  # also a bug of ours: 1 would mean a regression
+        message = one_line(error) if isinstance(error, StageError | OSError) else f"{type(error).__name__}: {error!s}"
+        print(f"gate: error: {printable(message)}", file=sys.stderr)
         sys.exit(2)
-    rows = [check.row() for check in checks if args.all or check.verdict != "unchanged"]
-    if rows:
-        align = ("left", "right", "right", "right", "right", "left")
-        style = "github" if args.md else "plain"
-        print(tabulate(rows, COLUMNS, style, disable_numparse=True, colalign=align), end="\n\n")
-    failed = sum(not check.passed for check in checks)
-    verdict = f"{failed} failed" if failed else "none failed"
-    print(f"{args.of} against {args.against}: {len(checks)} checks, {verdict}")
-    sys.exit(1 if failed else 0)
+    with suppress(BrokenPipeError):  # `| head`: the verdict stands
+        print(text, flush=True)
+    sys.exit(0 if all(check.passed for check in checks) else 1)
 
 
 if __name__ == "__main__":

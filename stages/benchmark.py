@@ -39,7 +39,7 @@ from shared.files.artifacts import REFERENCE, SUFFIXES, discard_unlisted, find_a
 from shared.files.inspection import FileFacts, inspect_file
 from shared.files.integer_sums import integer_sums
 from shared.files.requirements import requirements_of
-from shared.params import Count, StageParams, read_params
+from shared.params import Count, Seed, StageParams, read_params
 from shared.stage import StageError, one_line, parse_args, rounded, run, write_json
 
 import numpy as np
@@ -63,7 +63,7 @@ class Params(StageParams):
     turn_seconds: float = Field(gt=0, le=10)
     batch_sizes: list[Count] = Field(min_length=1)
     cold_starts: Count
-    seed: int = Field(ge=0)
+    seed: Seed
 
 
 def sizes(path: Path, facts: FileFacts) -> dict[str, Any]:

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.params import Count, StageParams, read_params
+from shared.params import Count, Seed, StageParams, read_params
 from shared.stage import StageError, parse_args, replacing, run
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-from pydantic import Field
 from tqdm import tqdm
 
 TIME_STEPS = 6
@@ -33,7 +32,7 @@ class Params(StageParams):
     """Section `generate`."""
 
     rows: Count
-    seed: int = Field(ge=0)
+    seed: Seed
 
 
 def generate(rows: int, rng: np.random.Generator) -> Any:

@@ -15,7 +15,7 @@ from shared.data.sequences import SPLITS, PreparedWriter, Schema
 from shared.data.splitting import BLOCK_ROWS, count_rows, deal, deal_groups, proportional
 from shared.data.spool import Spool
 from shared.data.tables import Chunk, Keys, Table, TableParams, listed
-from shared.params import Size, read_params
+from shared.params import Seed, Size, read_params
 from shared.stage import StageError, parse_args, remove, replacing, run
 
 import numpy as np
@@ -35,7 +35,7 @@ class Params(TableParams):
     train_size: Size | None
     validation_size: Size | None
     stratify: bool
-    seed: int = Field(ge=0)
+    seed: Seed
 
     @field_validator("classes")
     @classmethod

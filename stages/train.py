@@ -14,7 +14,7 @@ from typing import Any, Literal
 from shared.data.sequences import Prepared, Schema
 from shared.network.architectures import ArchitectureParams, Choice
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
-from shared.params import Count, StageParams, read_params
+from shared.params import Count, Seed, StageParams, Threads, read_params
 from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
 from shared.training.batches import Batches
 from shared.training.devices import ALONE, DeviceName, Processes, open_processes
@@ -48,8 +48,8 @@ class Params(StageParams):
     keep: Literal["last", "best"]
     device: DeviceName
     mixed_precision: Literal["bfloat16", "float16"] | None
-    threads: Count
-    seed: int = Field(ge=0)
+    threads: Threads
+    seed: Seed
     checkpoint_seconds: float = Field(gt=0)
 
     @field_validator("momentum")

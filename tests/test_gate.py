@@ -200,6 +200,17 @@ def test_metrics_that_dvc_knows_and_git_does_not_keep(
         (lambda folder: shutil.rmtree(folder / ".git"), "is not a git repository"),
         (lambda folder: shutil.rmtree(folder / "metrics"), "workspace: no metrics/*.json: nothing to compare"),
         (lambda folder: (folder / "metrics/size.json").write_text("{"), "metrics/size.json of workspace: not valid"),
+        (
+            lambda folder: (folder / "metrics/size.json").write_bytes(b"\xff{}"),
+            "metrics/size.json of workspace: not val",
+        ),
+        (
+            lambda folder: (folder / "metrics/size.json").write_text('{"a":' * 50_000),
+            "size.json of workspace: not valid",
+        ),
+        (lambda folder: (folder / "metrics/size.json").write_text(f"[{'9' * 400}]"), "not valid JSON: a number of 400"),
+        (lambda folder: (folder / "metrics/other.json").mkdir(), "Is a directory"),
+        (lambda folder: (folder / "params.yaml").write_bytes(b"\xff"), "params.yaml: "),
         (lambda folder: (folder / "params.yaml").unlink(), "params.yaml: no such file; run from the project's folder"),
         (lambda folder: write_rules(folder, []), "gate.rules = []"),
         (lambda folder: write_rules(folder, [RULES[0] | {"relative": 0.1}]), "should have either absolute or relative"),
@@ -236,6 +247,40 @@ def test_revisions_that_cannot_be_compared(project: Project, run_gate: Callable[
     assert run_gate() == (2, "gate: error: HEAD: no metrics/*.json: nothing to compare\n")
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--against", ""], "--against '': expected a branch, tag, commit or DVC experiment"),
+        (["--against", " "], "--against ' ': expected a branch"),
+        (["--of", ""], "--of '': expected a branch"),
+        (["--against", "workspace"], "--against workspace: that is what is compared; expected another revision"),
+        (["--against", "HEAD", "--of", "HEAD"], "--against HEAD: that is what is compared"),
+        (["--against", "HEAD:params.yaml"], "HEAD:params.yaml: not a branch, tag, commit or DVC experiment"),
+        (["--against", "HEAD^{tree}"], "HEAD^{tree}: not a branch, tag, commit or DVC experiment"),
+        (["--against", "x" * 5000], "x..."),
+        (["--against", "a\x1b[2J"], r"a\x1b[2J"),
+        (["--against", "-"], "'-'"),
+    ],
+)
+def test_a_name_that_is_no_other_revision_is_one_line_and_2(
+    project: Project, run_gate: Callable[..., tuple[int, str]], args: list[str], message: str
+) -> None:
+    """Such as of a variable that CI has not set: never a comparison of the workspace with itself."""
+    code, error = run_gate(*args)
+    assert code == 2
+    assert message in error
+    assert len(error) < 400
+    assert error.count("\n") == 1
+
+
+def test_names_in_metrics_cannot_steer_what_shows_them(
+    project: Project, run_gate: Callable[..., tuple[int, str]]
+) -> None:
+    write(project.folder, changed(EVALUATE, "onnx.a|\x1b[2J<b>", {"accuracy": 0.5}))
+    assert r"evaluate.onnx.a|\x1b[2J<b>.accuracy" in run_gate()[1]
+    assert r"evaluate.onnx.a\|\\x1b\[2J\<b\>.accuracy" in run_gate("--md")[1]
+
+
 def test_as_a_command(project: Project) -> None:
     """One line in anyone's CI."""
     write(project.folder, changed(EVALUATE, "onnx.fp32.accuracy", 0.5))
@@ -244,6 +289,10 @@ def test_as_a_command(project: Project) -> None:
     assert result.returncode == 1
     assert "evaluate.onnx.fp32.accuracy" in result.stdout
     assert result.stderr == ""
+    broken = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} {ROOT}/commands/gate.py | true"], check=False
+    )
+    assert broken.returncode == 1, "the verdict stands if nobody reads the table"
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     for words in ("--against REV", "--of REV", "Exit code: 0 nothing got worse, 1 a regression, 2"):
         assert words in shown

@@ -1,9 +1,12 @@
 """The table at the end of `make repro`."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from commands import show_metrics
+from shared.stage import StageError
 from tests.support import Project, Workspace
 
 import pytest
@@ -29,12 +32,46 @@ def test_a_line_for_every_file(
 def test_before_the_first_run(workspace: Workspace) -> None:
     workspace.patch.chdir(workspace.folder)
     (workspace.folder / "metrics" / "size.json").unlink()
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(StageError, match=r"^metrics/size\.json: no such file; `dvc repro` writes it$"):
         show_metrics.main()
-    assert stopped.value.code == 1
-    assert workspace.capsys.readouterr().err == (
-        "show_metrics: error: metrics/size.json: no such file; `dvc repro` writes it\n"
-    )
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "message"),
+    [
+        ("evaluate", lambda text: text[:50], r"^metrics/evaluate\.json: not valid JSON: "),
+        ("evaluate", lambda text: "[]", r"^metrics/evaluate\.json: found a JSON list; expected an object$"),
+        (
+            "evaluate",
+            lambda text: '{"onnx": []}',
+            r"^metrics/evaluate\.json: onnx = \[\]: input should be a valid dict",
+        ),
+        (
+            "evaluate",
+            lambda text: re.sub(r'"accuracy": [\d.]+', '"accuracy": null', text, count=1),
+            r"^metrics/evaluate\.json: \w+\.fp32\.accuracy = None: input should be a valid number; `dvc repro` writes",
+        ),
+        ("size", lambda text: text.replace('"bytes"', '"octets"'), r"^metrics/size\.json: \w+\.\w+\.bytes is missing"),
+        (
+            "verify",
+            lambda text: text.replace("true", "1"),
+            r"^metrics/verify\.json: .* = 1: input should be a valid bool",
+        ),
+        (
+            "benchmark",
+            lambda text: text.replace('"cpu"', '"gpu"'),
+            r"^metrics/benchmark\.json: machine\.cpu is missing",
+        ),
+    ],
+)
+def test_damaged_metrics_are_one_line(
+    workspace: Workspace, name: str, edit: Callable[[str], str], message: str
+) -> None:
+    workspace.patch.chdir(workspace.folder)
+    file = workspace.folder / "metrics" / f"{name}.json"
+    file.write_text(edit(file.read_text()))
+    with pytest.raises(StageError, match=message):
+        show_metrics.main()
 
 
 def test_figures_of_an_earlier_run_are_told(

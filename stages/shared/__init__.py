@@ -18,6 +18,7 @@ here on, and so while the libraries are imported too.
 """
 
 import atexit
+import functools
 import os
 import platform
 import signal
@@ -47,15 +48,15 @@ if has_avx2():
         os.environ.setdefault(variable, value)
 
 
-def end_in_one_line() -> None:
+def end_in_one_line(exit_code: int = 1) -> None:
     """From now on, end this process by one line on stderr where Python would print a traceback of no use to anyone.
 
     - Ctrl-C: exit code 130, without raising KeyboardInterrupt. Libraries swallow that while they are imported, or turn
       it into something else.
-    - A library that is missing or cannot be loaded, such as for lack of memory: exit code 1.
+    - A library that is missing or cannot be loaded, such as for lack of memory: `exit_code`.
     """
     signal.signal(signal.SIGINT, _interrupted)
-    sys.excepthook = _uncaught
+    sys.excepthook = functools.partial(_uncaught, exit_code)
 
 
 def _interrupted(*_: object) -> None:
@@ -75,13 +76,14 @@ def _interrupted(*_: object) -> None:
     os._exit(130)
 
 
-def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _uncaught(exit_code: int, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the traceback, but one line of what the machine lacks."""
     if isinstance(error, ImportError | MemoryError):
         what = " ".join(str(error).split()) or "not enough memory"
         print(f"{Path(sys.argv[0]).stem}: error: a library cannot be loaded: {what}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+    sys.exit(exit_code)
 
 
 if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[1]:

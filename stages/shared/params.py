@@ -2,7 +2,9 @@
 
 import difflib
 import functools
+import itertools
 import re
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -11,12 +13,29 @@ from shared.stage import StageError, one_line
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 PARAMS_FILE = Path("params.yaml")
 
-Count = Annotated[int, Field(gt=0)]
-"""How many of something: a positive integer."""
+MOST_BYTES = 1_000_000
+MOST_SHOWN = 80  # characters of a value in a message
+MOST_NESTED = 100
+MOST_VALUES = 100_000
+"""Of params.yaml with all aliases written out: a file of some lines can stand for billions of values."""
+
+Count = Annotated[int, Field(gt=0, le=1_000_000_000)]
+"""How many of something: a positive integer. More than a billion is taken for a slip, before anything fills up."""
+
+Width = Annotated[int, Field(gt=0, le=65_536)]
+"""How many values stand side by side in a net: the matrix of two such widths has 16 GiB."""
+
+Depth = Annotated[int, Field(gt=0, le=1_000)]
+"""How many layers a net has on top of each other."""
+
+Threads = Annotated[int, Field(gt=0, le=1_024)]
+"""How many threads compute: more than any machine has cores, and systems refuse to start."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What random numbers are drawn from: as far as all libraries take it."""
 
 
 def _rows_or_share(value: Any) -> int | float:
@@ -51,8 +70,14 @@ def read_params(section: str, model: type[Params]) -> Params:
     """
     sections = _read_file()
     if not isinstance(sections, dict) or not isinstance(sections.get(section), dict):
-        found = list(sections) if isinstance(sections, dict) else sections
-        raise StageError(f"{PARAMS_FILE}: section {section!r} is missing{closest(section, found)}; found {found}")
+        if not isinstance(sections, dict):
+            raise StageError(f"{PARAMS_FILE}: section {section!r} is missing; found {shown(sections)}")
+        if section in sections:
+            raise StageError(f"{PARAMS_FILE}: {section} = {shown(sections[section])}: expected a section of keys")
+        found = [str(name) for name in sections]
+        raise StageError(
+            f"{PARAMS_FILE}: section {section!r} is missing{closest(section, found)}; found {shown(found)}"
+        )
     try:
         return model.model_validate(sections[section])
     except ValidationError as error:
@@ -74,22 +99,50 @@ def read_sections() -> dict[str, dict[str, Any]]:
 
 def _read_file() -> Any:
     try:
-        return _parse(PARAMS_FILE.read_text(encoding="utf-8"))
+        content = PARAMS_FILE.read_bytes()
+        if len(content) > MOST_BYTES:
+            raise StageError(f"{PARAMS_FILE}: found {len(content):,} bytes; expected at most {MOST_BYTES:,}")
+        return _parse(content.decode())
     except FileNotFoundError:
         raise StageError(f"{PARAMS_FILE}: no such file; run from the project's folder") from None
-    except YAMLError as error:
+    except OSError as error:
+        raise StageError(f"{PARAMS_FILE}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise StageError(f"{PARAMS_FILE}: line {line} is not UTF-8") from None
+    except RecursionError:
+        raise StageError(f"{PARAMS_FILE}: values are nested too deep") from None
+    except StageError:
+        raise
+    except Exception as error:  # beside YAML's own: of a date or number that is none, a version that is unknown
         raise StageError(f"{PARAMS_FILE}: not valid YAML: {one_line(error)}") from None
 
 
 @functools.cache
 def _parse(text: str) -> Any:
-    """The content of a YAML file: parsed once, however many sections a stage reads."""
-    return YAML(typ="safe", pure=True).load(text)
+    """The content of a YAML file: parsed once, however many sections a stage reads.
+
+    Raises:
+        StageError: It stands for too many values, or they are nested too deep for the parser to find that out soon.
+    """
+    brackets = re.sub(r"[^\[\]{}]", "", text)
+    depths = itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets)
+    if max(depths, default=0) > MOST_NESTED or re.search(rf"([-?] +){{{MOST_NESTED}}}", text):
+        raise RecursionError
+    content = YAML(typ="safe", pure=True).load(text)
+    waiting, values = [content], 0
+    while waiting:
+        value = waiting.pop()
+        values += 1
+        waiting += [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+        if values + len(waiting) > MOST_VALUES:
+            raise StageError(f"{PARAMS_FILE}: found over {MOST_VALUES:,} values, aliases written out")
+    return content
 
 
 def _explain(section: str, detail: Any, model: type[StageParams]) -> str:
     """Turn one of pydantic's findings into words: key, what was found, what is allowed."""
-    location = [str(part) for part in detail["loc"]]
+    location = [shortened(str(part)) for part in detail["loc"]]
     key = ".".join([section, *location])
     if detail["type"] == "extra_forbidden":
         for part in location[:-1]:
@@ -102,10 +155,23 @@ def _explain(section: str, detail: Any, model: type[StageParams]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "literal_error":
         message += closest(str(detail["input"]), re.findall("'(.*?)'", detail["ctx"]["expected"]))
-    return f"{key} = {detail['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{key} = {shown(detail['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def shown(value: Any) -> str:
+    """A value of any size, as a message quotes it."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = MOST_SHOWN
+    short.maxlist = short.maxdict = 30
+    return short.repr(value)
+
+
+def shortened(text: str) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def closest(name: str, names: Iterable[Any] | None) -> str:
     """A suggestion for a misspelt name, or nothing."""
-    close = difflib.get_close_matches(name, [str(other) for other in names or []], n=1)
+    close = difflib.get_close_matches(shortened(name), [shortened(str(other)) for other in names or []], n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

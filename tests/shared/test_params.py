@@ -1,5 +1,7 @@
 """A section of params.yaml becomes an object, or one line that says what is wrong with it."""
 
+import time
+from itertools import pairwise
 from pathlib import Path
 
 from shared.params import Count, Size, StageParams, read_params
@@ -54,7 +56,7 @@ def test_what_was_read_does_not_change(tmp_path: Path, monkeypatch: pytest.Monke
         ("rate: 1e-3", "rate: fast", "section.rate = 'fast': input should be a valid number"),
         ("note: null", "note: 1", "section.note = 1: input should be a valid string"),
         ("section:", "sections:", "section 'section' is missing (did you mean 'sections'?); found ['sections']"),
-        (GOOD, "section: 3", "section 'section' is missing"),
+        (GOOD, "section: 3", "section = 3: expected a section of keys"),
         (GOOD, "", "section 'section' is missing; found None"),
         (GOOD, "section: [", "not valid YAML: "),
         (GOOD, f"{GOOD}\n{GOOD}", "not valid YAML: "),
@@ -68,6 +70,54 @@ def test_what_is_wrong_is_named(
     assert str(error.value).startswith("params.yaml: ")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("5", "section 'section' is missing; found 5"),
+        ("[]", "section 'section' is missing; found []"),
+        ("# é".encode("latin-1"), "line 1 is not UTF-8"),
+        (f"a: 1\nb: ü\n{GOOD}".encode("latin-1"), "line 2 is not UTF-8"),
+        (GOOD.encode("utf-16"), "line 1 is not UTF-8"),
+        (f"%YAML 1.3\n---\n{GOOD}", "not valid YAML: "),
+        (GOOD.replace("3", "9" * 30, 1), "section.rows = 999999999999999999999999999999: input should be less than"),
+        (GOOD.replace("3", "9" * 5000, 1), "not valid YAML: Exceeds the limit (4300 digits)"),
+        (GOOD.replace("3", "[" * 3000 + "]" * 3000, 1), "values are nested too deep"),
+        (f"section: {'- ' * 3000}", "values are nested too deep"),
+        ("section: &a {rows: *a}", "found over 100,000 values, aliases written out"),
+        (
+            "a: &a 1\n" + "".join(f"{new}: &{new} [{f'*{old}, ' * 10}]\n" for old, new in pairwise("abcdefgh")),
+            "found over 100,000 values, aliases written out",
+        ),
+        (GOOD.replace("3", "2020-99-99", 1), "not valid YAML: month must be in 1..12"),
+        (GOOD.replace("3", "!!python/object:os.system x", 1), "not valid YAML: could not determine a constructor"),
+        (GOOD.replace("rows", "? [1, 2]", 1), "keys should be strings"),
+        (GOOD.replace("rows", "y" * 5000, 1), "not valid YAML: "),
+        (GOOD.replace("3", "y" * 5000, 1), "yyy': input should be a valid integer"),
+        ("#" * 2_000_000, "found 2,000,000 bytes; expected at most 1,000,000"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_parameters_is_one_short_line_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes, message: str
+) -> None:
+    (tmp_path / "params.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    with pytest.raises(StageError) as error:
+        read_params("section", Params)
+    assert time.monotonic() - started < 5
+    assert str(error.value).startswith("params.yaml: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match=r"^params\.yaml: cannot be read: Is a directory$"):
+        read_params("section", Params)
 
 
 def test_all_that_is_wrong_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

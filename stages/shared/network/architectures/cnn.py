@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Annotated
 
 from shared.network.architectures.base import Architecture, Sizes, mean_over_time, within
-from shared.params import Count, StageParams
+from shared.params import Depth, StageParams, Width
 
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
@@ -29,9 +29,9 @@ class CNN(Architecture, name="cnn"):
             dropout: Share of the channels' means that is dropped in training.
         """
 
-        channels: Count
-        layers: Count
-        kernel_size: Annotated[Count, AfterValidator(_odd)]
+        channels: Width
+        layers: Depth
+        kernel_size: Annotated[Width, AfterValidator(_odd)]
         dropout: float = Field(ge=0, lt=1)
 
     def __init__(self, sizes: Sizes, options: Options) -> None:

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from shared.network.architectures.base import Architecture, Sizes
-from shared.params import Count, StageParams
+from shared.params import Depth, StageParams, Width
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ class MLP(Architecture, name="mlp"):
             dropout: Share of each hidden layer's values that is dropped in training.
         """
 
-        hidden_size: Count
-        layers: Count
+        hidden_size: Width
+        layers: Depth
         dropout: float = Field(ge=0, lt=1)
 
     def __init__(self, sizes: Sizes, options: Options) -> None:

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from shared.network.architectures.base import Architecture, Sizes, steps_like
-from shared.params import Count, StageParams
+from shared.params import Depth, StageParams, Width
 
 import torch
 from pydantic import Field
@@ -39,8 +39,8 @@ class Recurrent(Architecture):
             dropout: Share of the values that are dropped in training, between layers and after the last one.
         """
 
-        hidden_size: Count
-        layers: Count
+        hidden_size: Width
+        layers: Depth
         bidirectional: bool
         dropout: float = Field(ge=0, lt=1)
 

@@ -3,7 +3,7 @@
 import math
 
 from shared.network.architectures.base import Architecture, Sizes, mean_over_time, steps_like, within
-from shared.params import Count, StageParams
+from shared.params import Depth, StageParams, Width
 
 import torch
 from pydantic import Field, model_validator
@@ -27,10 +27,10 @@ class Transformer(Architecture, name="transformer"):
             dropout: Share of the values that each part adds and that is dropped in training.
         """
 
-        width: Count
-        heads: Count
-        layers: Count
-        feedforward_size: Count
+        width: Width
+        heads: Width
+        layers: Depth
+        feedforward_size: Width
         dropout: float = Field(ge=0, lt=1)
 
         @model_validator(mode="after")
