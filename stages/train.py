@@ -15,7 +15,7 @@ from shared.data.sequences import Prepared, Schema
 from shared.network.architectures import ArchitectureParams, Choice
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
 from shared.params import Count, Seed, StageParams, Threads, read_params
-from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
+from shared.stage import StageError, parse_args, reading, rounded, run, write_bytes, write_json
 from shared.training.batches import Batches
 from shared.training.devices import ALONE, DeviceName, Processes, open_processes
 from shared.training.resume import ResumeFile, hash_files, hash_sources
@@ -243,7 +243,8 @@ def train(
     check_hardware(params, batches.batch_size, processes)
     fit = Fit(build(data.schema, params, architecture), params, device)
     if resume and (state := resume.read()):
-        fit.restore(state, processes)
+        with reading(resume.path, "state of this training", "; delete it to begin anew"):
+            fit.restore(state, processes)
     model = processes.replicate(fit.model)
     precision: AbstractContextManager[Any] = nullcontext()
     if params.mixed_precision is not None:

@@ -381,7 +381,7 @@ def altered(content: Any, key: str, value: Any) -> Any:
         ("config.options.hidden_size", 49, "Error(s) in loading state_dict"),
         ("config.options.kernel_size", 3, "kernel_size: Extra inputs are not permitted"),
         ("config.architecture", "lsmt", "'lsmt' is none of cnn, gru, lstm, mlp, transformer (did you mean 'lstm'?)"),
-        ("state", {}, "Missing key(s) in state_dict"),
+        ("state", {}, "ValueError: it has no network.linear.bias"),
     ],
 )
 def test_a_checkpoint_of_another_architecture_is_refused(

@@ -39,7 +39,7 @@ def test_before_the_first_run(workspace: Workspace) -> None:
 @pytest.mark.parametrize(
     ("name", "edit", "message"),
     [
-        ("evaluate", lambda text: text[:50], r"^metrics/evaluate\.json: not valid JSON: "),
+        ("evaluate", lambda text: text[:50], r"^metrics/evaluate\.json: not a readable JSON file: "),
         ("evaluate", lambda text: "[]", r"^metrics/evaluate\.json: found a JSON list; expected an object$"),
         (
             "evaluate",

@@ -13,19 +13,23 @@ depend on them. They are read from the environment when torch, numpy and their B
 had since about 2013; a variable that is already set is left alone. Elsewhere (arm64) nothing is pinned, and equal bytes
 are promised on the same kind of machine only.
 
-In the process of a stage it also sees to it that Ctrl-C, and a library that cannot be loaded, cost one line each: from
-here on, and so while the libraries are imported too.
+In the process of a stage it also sees to it that Ctrl-C, too little memory for the libraries, and one that cannot be
+loaded, cost one line each: from here on, and so while the libraries are imported too.
 """
 
 import atexit
 import functools
 import os
 import platform
+import resource
 import signal
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+NEEDED_MEMORY = 2**31
+"""Bytes of addresses: torch, ONNX Runtime and coremltools in one process take three quarters of it."""
 
 AVX2_KERNELS = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels
@@ -54,7 +58,17 @@ def end_in_one_line(exit_code: int = 1) -> None:
     - Ctrl-C: exit code 130, without raising KeyboardInterrupt. Libraries swallow that while they are imported, or turn
       it into something else.
     - A library that is missing or cannot be loaded, such as for lack of memory: `exit_code`.
+    - A limit of memory (`ulimit -v`) below what the libraries take: `exit_code`, at once. numpy's BLAS would ask for
+      its memory again and again, for ever.
     """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < NEEDED_MEMORY:
+        print(
+            f"{Path(sys.argv[0]).stem}: error: this process may use {limit / 1e6:.0f} MB of memory (ulimit -v); the "
+            f"libraries need {NEEDED_MEMORY / 1e6:.0f}",
+            file=sys.stderr,
+        )
+        sys.exit(exit_code)
     signal.signal(signal.SIGINT, _interrupted)
     sys.excepthook = functools.partial(_uncaught, exit_code)
 

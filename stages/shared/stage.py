@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import textwrap
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,9 @@ MACHINE_ERRORS = {
     getattr(errno, name)
     for name in ("EACCES", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EPERM", "EROFS")
 }
+LONGEST_MESSAGE = 300
+LARGEST_FILE = 2**31 - 1
+"""Bytes of a file that is read as a whole: the limit of protobuf, in which models are saved."""
 NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
@@ -46,8 +50,80 @@ def machine_fault(error: BaseException | None) -> BaseException | None:
 
 
 def one_line(error: Exception) -> str:
-    """A library's message, however many lines it has, as part of a `StageError`'s one."""
-    return " ".join(str(error).split())
+    """A library's message, however many lines it has and however long it is, as part of a `StageError`'s one."""
+    from pydantic import ValidationError
+
+    text = str(error)
+    if isinstance(error, ValidationError):
+        text = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}".lstrip(": ") for one in error.errors())
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"
+
+
+@contextmanager
+def reading(path: Path, what: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever a library raises over a file's content into one line that names the file.
+
+    Libraries' exceptions have no common base, and damage finds those that nobody thought of, so each format's reader
+    puts all that it does with a file below this, once.
+
+    Args:
+        path: The file that is read.
+        what: What it should be, such as "ONNX file".
+        advice: What to do about it, after a semicolon.
+
+    Raises:
+        StageError: There is no such file, it is not what it should be, or the machine does not let it be read; the last
+            is told by `machine_fault`.
+    """
+    try:
+        yield
+    except StageError:
+        raise
+    except OSError as error:
+        raise StageError(f"{path}: not a readable {what}: {error.strerror or one_line(error)}{advice}") from error
+    except MemoryError as error:
+        raise StageError(f"{path}: not a readable {what}: it needs more memory than there is{advice}") from error
+    except RecursionError:
+        raise StageError(f"{path}: not a readable {what}: it is nested too deeply{advice}") from None
+    except Exception as error:  # what a library raises has no common base
+        found = one_line(error) or "it ends too early"
+        kind_of = f"{type(error).__name__}: " if isinstance(error, LookupError | AttributeError | TypeError) else ""
+        raise StageError(f"{path}: not a readable {what}: {kind_of}{found}{advice}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, below `reading`.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file: a pipe or a device would never end.
+        ValueError: It is larger than any file that is read as a whole can be.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file")
+    if size > LARGEST_FILE:
+        raise ValueError(f"{size} bytes; at most {LARGEST_FILE} are possible")
+    return path.read_bytes()
+
+
+def check_archive(path: Path) -> None:
+    """Check that a file is a zip that unpacks to no more than it holds, below `reading`.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file.
+        ValueError: It is no such zip.
+    """
+    size = path.stat().st_size
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"not a complete zip archive ({error})") from None
+    if unpacked > size:
+        raise ValueError(f"a zip archive of {size} bytes that would unpack to {unpacked}")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -309,12 +385,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         StageError: It cannot be read, or is not a JSON object.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are not UTF-8
-        raise StageError(f"{path}: not valid JSON: {one_line(error)}") from None
-    except OSError as error:
-        raise StageError(f"{path}: cannot be read: {error.strerror}") from None
+    with reading(path, "JSON file"):
+        content = json.loads(read_bytes(path))
     if not isinstance(content, dict):
         raise StageError(f"{path}: found a JSON {type(content).__name__}; expected an object")
     return content

@@ -1,18 +1,34 @@
 """What a model's description says of its inputs, outputs and states: dtypes, shapes and their bounds."""
 
 import os
+import resource
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from shared.coreml_reference.errors import InputError, UnsupportedError
+from shared.coreml_reference.errors import InputError, UnsupportedError, reported
 
 import numpy as np
 
 Shape = tuple[int, ...]
 Bounds = tuple[int, int | None]
 
-# A tensor larger than the machine's memory is an absurd shape, not something to try.
-LARGEST_TENSOR = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // np.dtype(np.float64).itemsize
+
+def _memory() -> int:
+    """The bytes that this process may use: the machine's memory, or less where the process or its group is limited."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        memory = min(memory, limit)
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # there is none, or it is "max"
+            memory = min(memory, int(Path(file).read_text()))
+    return memory
+
+
+# A larger tensor is an absurd shape, not something to try: an op needs memory for what it reads and what it makes.
+LARGEST_TENSOR = _memory() // 2 // np.dtype(np.float64).itemsize
 
 KINDS = {
     "multiArrayType": "tensor",
@@ -82,7 +98,8 @@ class Feature:
         """Check a value's shape and type and return it in the interface's dtype; an integer input cuts fractions."""
         if self.kind not in {"tensor", "state"} or self.dtype is None:
             raise UnsupportedError(f"input {self.name!r} is of type {self.kind}: only tensors can be passed")
-        array = np.asarray(value)
+        with reported(InputError, f"input {self.name!r}"):
+            array = np.asarray(value)
         if array.dtype.kind not in "fiub":
             raise InputError(f"input {self.name!r}: dtype {array.dtype}; expected numbers ({self.dtype})")
         if not self.accepts(array.shape):

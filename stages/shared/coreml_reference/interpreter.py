@@ -5,6 +5,7 @@ run does none of it. Values live in a dictionary by slot, and leave it after the
 """
 
 import inspect
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Compute = Literal["declared", "exact"]
 
+# Of all loops in one prediction together; what needs more is taken for one that does not end.
+LOOP_PASSES = 1_000_000
+LOOP_SECONDS = 600.0
 # Not computed ahead even where every argument is a constant: the blocks of "cond" and "while_loop" may read values that
 # are not, and the results of "make_list" and "classify", a list and a dictionary, cannot be frozen as arrays are.
 NOT_FOLDED = {"cond", "while_loop", "make_list", "classify"}
@@ -106,11 +110,20 @@ class Interpreter:
     Args:
         program: The function, as loaded.
         compute: "declared" rounds every result to the dtype that the program declares; "exact" stays in float64.
+        loop_passes, loop_seconds: The most that the loops of one run may take.
     """
 
-    def __init__(self, program: SavedProgram, compute: Compute = "declared") -> None:
+    def __init__(
+        self,
+        program: SavedProgram,
+        compute: Compute = "declared",
+        loop_passes: int = LOOP_PASSES,
+        loop_seconds: float = LOOP_SECONDS,
+    ) -> None:
         if compute not in ("declared", "exact"):
             raise ValueError(f'compute={compute!r}: expected "declared" or "exact"')
+        self.loop_passes = loop_passes
+        self.loop_seconds = loop_seconds
         self.exact = compute == "exact"
         self.declared_shapes = program.declared_shapes
         self.overflows: list[Overflow] = []
@@ -121,7 +134,8 @@ class Interpreter:
         self._kinds: dict[int, str] = {}
         self._from_shapes: set[int] = set()
         self.inputs = {name: self._result(variable) for name, variable in program.function.inputs.items()}
-        self.main = self._plan(program.function, list(self.inputs.values()))
+        with np.errstate(all="ignore"):
+            self.main = self._plan(program.function, list(self.inputs.values()))
 
     def run(self, inputs: dict[str, Any]) -> list[Any]:
         """Compute the function's outputs, in order, from arrays and states by name; `inputs` is emptied on the way."""
@@ -148,13 +162,13 @@ class Interpreter:
         """Run the function on some values for the sake of its shapes alone.
 
         It ends at the first op whose result's shape follows from the inputs' values, or that cannot compute from them,
-        for those mean nothing, and at the first loop, which might never end on them.
+        for those mean nothing, and at the first loop, inside a branch too, which might never end on them.
         """
         execution = Execution(self, quiet=True, default_shape=True)
         with np.errstate(all="ignore"):
             execution.enter(self.main, [inputs[name] for name in self.inputs])
             for step in self.main.steps:
-                if step.operation.op_type == "while_loop":
+                if _holds_loop(step.operation):
                     return
                 known = len(execution.sizes)
                 try:
@@ -182,9 +196,7 @@ class Interpreter:
             if step.variables or operation.op_type in NOT_FOLDED:
                 steps.append(step)
             else:
-                with np.errstate(all="ignore"):
-                    execution = Execution(self)
-                    results = execution.execute(step)
+                results = Execution(self).execute(step)
                 for result, value in zip(step.results, results, strict=True):
                     self.values[result.slot] = _frozen(value)
                 self.folded.append(step)
@@ -282,6 +294,20 @@ class Execution:
         self.default_shape = default_shape
         self.values: dict[int, Any] = dict(interpreter.values)
         self.sizes: dict[Any, int] = {}
+        self.passes = 0
+        self.started = time.monotonic()
+
+    def count_pass(self) -> None:
+        """Count one more pass of a loop; for the kernel of `while_loop`.
+
+        Raises:
+            EvaluationError: The loops of this run have taken more passes or more time than they may.
+        """
+        self.passes += 1
+        if self.passes > self.interpreter.loop_passes:
+            raise EvaluationError(f"does not end within {self.interpreter.loop_passes} passes (loop_passes)")
+        if time.monotonic() - self.started > self.interpreter.loop_seconds:
+            raise EvaluationError(f"does not end within {self.interpreter.loop_seconds:g} seconds (loop_seconds)")
 
     def run_block(self, block: Any, arguments: Sequence[Any] = ()) -> list[Any]:
         """Run a nested block on its arguments and return its outputs; for the kernels of control flow."""
@@ -413,7 +439,7 @@ class Execution:
         if elements > LARGEST_TENSOR:
             raise EvaluationError(
                 f"{step.title}: declares a result of shape {_shape_text(result.shape)}, {elements} elements: "
-                f"more than this machine's memory holds ({LARGEST_TENSOR})"
+                f"more than fits into memory ({LARGEST_TENSOR})"
             )
 
     def _size(self, dimension: Any) -> int | None:
@@ -429,6 +455,13 @@ class Execution:
 def _evaluate(expression: Any, symbols: tuple[Any, ...], sizes: tuple[int, ...]) -> int | None:
     value = expression.subs(dict(zip(symbols, sizes, strict=True)))
     return int(value) if value.is_number and value == int(value) else None
+
+
+def _holds_loop(operation: Any) -> bool:
+    """Whether an op is a loop, or has one in its blocks."""
+    return operation.op_type == "while_loop" or any(
+        _holds_loop(inner) for block in operation.blocks for inner in block.operations
+    )
 
 
 def _parameters(kernel: Callable[..., Any]) -> set[str]:

@@ -9,10 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from shared.coreml_reference.errors import CoreMLReferenceError, PackageError, UnsupportedError
+from shared.coreml_reference.errors import (
+    CoreMLReferenceError,
+    PackageError,
+    UnsupportedError,
+    one_line,
+    reported,
+    shortened,
+)
 from shared.coreml_reference.features import LARGEST_TENSOR, Feature, read_feature
 from shared.coreml_reference.quiet import import_coremltools
 
@@ -23,6 +30,7 @@ BLOB_HEADER = struct.Struct("<II")  # number of blobs, version of the format
 BLOB_ENTRY = struct.Struct("<IIQQ")  # sentinel, data type, bytes of data, offset of the data
 BLOB_VERSION = 2
 BLOB_SENTINEL = 0xDEADBEEF
+LARGEST_FILE = 2**31 - 1  # the limit of protobuf
 
 
 @dataclass(frozen=True)
@@ -55,20 +63,16 @@ class SavedProgram:
     @property
     def operations(self) -> list[Any]:
         """Every op but constants, in order, those of nested blocks after the op that holds them."""
-        return list(_walk(self.function))
-
-
-def _walk(block: Any) -> Iterator[Any]:
-    for operation in block.operations:
-        if operation.op_type != "const":
-            yield operation
-            for nested in operation.blocks:
-                yield from _walk(nested)
+        return [operation for operation in _operations(self.function) if operation.op_type != "const"]
 
 
 def load_program(path: Path | str, function_name: str | None = None) -> SavedProgram:
     """Read one function of a package; every way in which the package can be bad raises a `PackageError`."""
-    path = Path(path)
+    with reported(PackageError, path):
+        return _load_program(Path(path), function_name)
+
+
+def _load_program(path: Path, function_name: str | None) -> SavedProgram:
     model_file = _model_file(path)
     spec = _read_spec(model_file)
     functions = tuple(sorted(spec.mlProgram.functions))
@@ -83,8 +87,9 @@ def load_program(path: Path | str, function_name: str | None = None) -> SavedPro
     inputs, outputs, states = (
         _features(part, model_file) for part in (features.input, features.output, features.state)
     )
-    declared = _check_function(spec.mlProgram.functions[name], model_file)
+    declared = _check_function(spec.mlProgram.functions[name], path, model_file)
     function = _load_pymil(spec, model_file).functions[name]
+    _check_constants(spec.mlProgram.functions[name], function, model_file)
     _check_names(model_file, "inputs", {*inputs, *states}, set(function.inputs))
     _check_names(model_file, "outputs", set(outputs), {variable.name for variable in function.outputs})
     return SavedProgram(
@@ -124,28 +129,48 @@ def _features(descriptions: Any, model_file: Path) -> dict[str, Feature]:
 
 
 def _model_file(path: Path) -> Path:
-    """Find the file with the model through the package's manifest, which must not lead out of the package."""
+    """Find the file with the model through the package's manifest, which is not trusted: see `_inside`."""
     if not path.exists():
         raise PackageError(f"{path}: no such package")
     if not path.is_dir():
         raise PackageError(f"{path}: a file; a .mlpackage is a folder")
-    manifest_file = path / "Manifest.json"
+    manifest_file = _inside(path, PurePosixPath("Manifest.json"))
     if not manifest_file.is_file():
         raise PackageError(f"{path}: no Manifest.json in it; every .mlpackage has one")
     try:
-        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
-        item = PurePosixPath(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
+        manifest = json.loads(_content(manifest_file))
+        name = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+        if not isinstance(name, str):
+            raise TypeError(f"its path is a {type(name).__name__}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackageError(
-            f"{manifest_file}: does not name the root model ({type(error).__name__}: {_one_line(error)})"
+            f"{manifest_file}: does not name the root model ({type(error).__name__}: {one_line(error)})"
         ) from None
-    # Links are followed, for DVC checks files out as links to its cache; a path that climbs out is not.
-    if item.is_absolute() or ".." in item.parts or "\0" in str(item):
-        raise PackageError(f"{manifest_file}: the root model's path {str(item)!r} leads out of the package")
-    model_file = path / "Data" / item
+    item = PurePosixPath(name)
+    if not name or item.is_absolute() or ".." in item.parts or not name.isprintable():
+        raise PackageError(f"{manifest_file}: the root model's path {shortened(repr(name))} leads out of the package")
+    model_file = _inside(path, "Data" / item)
     if not model_file.is_file():
         raise PackageError(f"{model_file}: missing, though the manifest names it")
     return model_file
+
+
+def _inside(package: Path, item: PurePath) -> Path:
+    """A part of the package; one that a symbolic link takes out of it is refused, whatever it leads to."""
+    path = package / item
+    with reported(PackageError, shortened(str(path))):
+        target = path.resolve()
+        if not target.is_relative_to(package.resolve()):
+            raise PackageError(f"{path}: a symbolic link that leads out of the package, to {target}")
+    return path
+
+
+def _content(file: Path) -> bytes:
+    """A file as a whole; none of those that are read so can be larger than protobuf allows."""
+    size = file.stat().st_size
+    if size > LARGEST_FILE:
+        raise PackageError(f"{file}: {size} bytes; at most {LARGEST_FILE} are possible")
+    return file.read_bytes()
 
 
 def _read_spec(model_file: Path) -> Any:
@@ -153,7 +178,7 @@ def _read_spec(model_file: Path) -> Any:
     from coremltools.proto.Model_pb2 import Model
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    content = model_file.read_bytes()
+    content = _content(model_file)
     spec = Model()
     try:
         spec.ParseFromString(content)
@@ -167,7 +192,7 @@ def _read_spec(model_file: Path) -> Any:
     return spec
 
 
-def _check_function(function: Any, model_file: Path) -> dict[str, DeclaredShape]:
+def _check_function(function: Any, package: Path, model_file: Path) -> dict[str, DeclaredShape]:
     """Check every op and weight of one function against the files; return the shapes that it declares."""
     from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 
@@ -182,7 +207,7 @@ def _check_function(function: Any, model_file: Path) -> dict[str, DeclaredShape]
             raise PackageError(f"{model_file}: unknown op {operation.type!r}")
         for value in _values(operation):
             if value.WhichOneof("value") == "blobFileValue":
-                _check_blob(value, model_file, weights)
+                _check_blob(value, package, model_file, weights)
         for output in operation.outputs:
             if output.type.WhichOneof("type") == "tensorType":
                 shapes[output.name] = tuple(
@@ -190,6 +215,68 @@ def _check_function(function: Any, model_file: Path) -> dict[str, DeclaredShape]
                     for dim in output.type.tensorType.dimensions
                 )
     return shapes
+
+
+def _check_constants(stored: Any, function: Any, model_file: Path) -> None:
+    """Check the types that the file declares of constants, which coremltools leaves unchecked, unlike other results'.
+
+    Args:
+        stored: The function in the file.
+        function: The same in memory, where each constant has the type of its value.
+        model_file: The file, for messages.
+    """
+    from coremltools.converters.mil.frontend.milproto.helper import proto_to_types
+
+    values = {
+        variable.name: variable.sym_type
+        for operation in _operations(function)
+        for variable in operation.outputs
+        if _is_constant(operation.op_type)
+    }
+    for operation in _stored_operations(stored.block_specializations[stored.opset]):
+        for output in operation.outputs if _is_constant(operation.type) else ():
+            found, declared = values.get(output.name), proto_to_types(output.type)
+            if found is None or _agree(found, declared):
+                continue
+            raise PackageError(
+                f"{model_file}: {operation.type} {output.name!r} holds {_type_text(found)}; declared "
+                f"{_type_text(declared)}"
+            )
+
+
+def _agree(found: Any, declared: Any) -> bool:
+    """Whether a value's type is the declared one; a size that the file leaves open agrees with any."""
+    from coremltools.converters.mil.mil import types
+
+    if not types.is_tensor(found) and not types.is_tensor(declared):
+        return bool(found == declared) or bool(types.is_compatible_type(found, declared))
+    (dtype, shape), (declared_dtype, declared_shape) = (
+        (kind.get_primitive(), kind.get_shape()) if types.is_tensor(kind) else (kind, ()) for kind in (found, declared)
+    )
+    return (
+        dtype == declared_dtype
+        and len(shape) == len(declared_shape)
+        and all(size == known for size, known in zip(shape, declared_shape, strict=True) if isinstance(known, int))
+    )
+
+
+def _is_constant(op_type: str) -> bool:
+    return op_type == "const" or op_type.startswith("constexpr_")
+
+
+def _operations(block: Any) -> Iterator[Any]:
+    for operation in block.operations:
+        yield operation
+        for nested in operation.blocks:
+            yield from _operations(nested)
+
+
+def _type_text(kind: Any) -> str:
+    from coremltools.converters.mil.mil import types
+
+    if not types.is_tensor(kind):
+        return str(types.builtin_to_string(kind))
+    return f"{types.builtin_to_string(kind.get_primitive())} {tuple(kind.get_shape())}"
 
 
 def _stored_operations(block: Any) -> Iterator[Any]:
@@ -208,13 +295,13 @@ def _values(operation: Any) -> Iterator[Any]:
                 yield binding.value
 
 
-def _check_blob(value: Any, model_file: Path, sizes: dict[str, int]) -> None:
+def _check_blob(value: Any, package: Path, model_file: Path, sizes: dict[str, int]) -> None:
     """Check that a weight lies wholly inside its file and has as many bytes as its type says."""
     reference = value.blobFileValue.fileName
     name = reference.removeprefix(WEIGHTS)
-    if name == reference or not name or "/" in name or "\\" in name or "\0" in name or name == "..":
-        raise PackageError(f"{model_file}: a weight is in {reference!r}; expected a file in {WEIGHTS!r}")
-    file = model_file.parent / "weights" / name
+    if name == reference or "/" in name or "\\" in name or name in {"", ".", ".."} or not name.isprintable():
+        raise PackageError(f"{model_file}: a weight is in {shortened(repr(reference))}; expected a file in {WEIGHTS!r}")
+    file = _inside(package, (model_file.parent / "weights" / name).relative_to(package))
     if name not in sizes:
         sizes[name] = _blob_file_size(file)
     offset, expected = value.blobFileValue.offset, _stored_bytes(value.type.tensorType, model_file)
@@ -267,7 +354,7 @@ def _load_pymil(spec: Any, model_file: Path) -> Any:
     except CoreMLReferenceError:
         raise
     except Exception as error:
-        raise PackageError(f"{model_file}: not a valid program ({type(error).__name__}: {_one_line(error)})") from error
+        raise PackageError(f"{model_file}: not a valid program ({type(error).__name__}: {one_line(error)})") from error
 
 
 @contextmanager
@@ -293,8 +380,3 @@ def _mixed_precision_allowed() -> Iterator[None]:
         yield
     finally:
         InputSpec.validate_inputs = validate
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "…"

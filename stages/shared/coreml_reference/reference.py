@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.coreml_reference.allocator import keep_freed_memory
-from shared.coreml_reference.errors import EvaluationError, InputError, UnsupportedError
+from shared.coreml_reference.errors import EvaluationError, InputError, PackageError, UnsupportedError, reported
 from shared.coreml_reference.features import Feature
-from shared.coreml_reference.interpreter import Compute, Interpreter, Overflow
+from shared.coreml_reference.interpreter import LOOP_PASSES, LOOP_SECONDS, Compute, Interpreter, Overflow
 from shared.coreml_reference.ops.state import StateValue
 from shared.coreml_reference.program import SavedProgram, load_program
 
@@ -48,12 +48,21 @@ class CoreMLReference:
         function_name: Which function of a package with several; the package's default one if left out.
         compute: "declared" rounds every op's result to the dtype that the program declares; "exact" computes in float64
             without rounding and returns float64, so that the distance between the two is what the precision costs.
+        loop_passes: The most passes that the loops of one prediction may take together.
+        loop_seconds: The most time that a prediction with loops may take.
 
     Loading runs the program once at its default shape, as Core ML does, so that a program whose shapes contradict each
     other fails here. What is not modelled is the order and the precision of sums inside one op on Apple's hardware.
     """
 
-    def __init__(self, path: Path | str, function_name: str | None = None, compute: Compute = "declared") -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        function_name: str | None = None,
+        compute: Compute = "declared",
+        loop_passes: int = LOOP_PASSES,
+        loop_seconds: float = LOOP_SECONDS,
+    ) -> None:
         keep_freed_memory()
         self.program: SavedProgram = load_program(path, function_name)
         self.compute = compute
@@ -65,8 +74,9 @@ class CoreMLReference:
                 raise UnsupportedError(
                     f"{path}: {feature.name!r} is an image, which is not supported: convert with ct.TensorType instead"
                 )
-        self._interpreter = Interpreter(self.program, compute)
-        self.check_default_shape()
+        with reported(PackageError, path):
+            self._interpreter = Interpreter(self.program, compute, loop_passes, loop_seconds)
+            self.check_default_shape()
 
     @property
     def input_description(self) -> dict[str, str]:
@@ -103,7 +113,8 @@ class CoreMLReference:
         Arrays come back in the dtype of the model's interface (float64 if `compute="exact"`), scalars in shape (1,); a
         classifier returns its label and a dictionary of probabilities.
         """
-        outputs = self._interpreter.run(self.arguments(data, state))
+        with reported(EvaluationError, self.program.path):
+            outputs = self._interpreter.run(self.arguments(data, state))
         names = [variable.name for variable in self.program.function.outputs]
         return {name: self._returned(name, value) for name, value in zip(names, outputs, strict=True)}
 

@@ -12,13 +12,14 @@ more memory for a longer table.
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, get_args
+from typing import Annotated, Any, BinaryIO, Literal, Self, get_args
 
-from shared.stage import StageError, write_json
+from shared.data.chunks import chunks
+from shared.stage import StageError, read_bytes, reading, write_json
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -43,15 +44,30 @@ class Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     features: list[str]
-    time_steps: int
+    time_steps: PositiveInt
     classes: list[str]
     ragged: bool
-    rows: dict[Split, int]
-    class_rows: dict[Split, list[int]]
-    length_range: tuple[int, int]
-    filled: int
-    mean: list[float]
-    deviation: list[float]
+    rows: dict[Split, NonNegativeInt]
+    class_rows: dict[Split, list[NonNegativeInt]]
+    length_range: tuple[PositiveInt, PositiveInt]
+    filled: NonNegativeInt
+    mean: list[FiniteFloat]
+    deviation: list[Annotated[FiniteFloat, Field(ge=0)]]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        """What is said of the same thing twice must agree."""
+        if set(self.rows) != set(SPLITS) or set(self.class_rows) != set(SPLITS):
+            raise ValueError(f"rows and class_rows should be given for {', '.join(SPLITS)}")
+        for name, values in (("features", self.features), ("classes", self.classes)):
+            if len(set(values)) != len(values) or not values:
+                raise ValueError(f"{name} should be names, each once")
+        if not len(self.mean) == len(self.deviation) == len(self.features):
+            raise ValueError("mean and deviation should have a value for each of the features")
+        for split, rows in self.class_rows.items():
+            if len(rows) != len(self.classes) or sum(rows) != self.rows[split]:
+                raise ValueError(f"class_rows of {split} should have a count for each class, {self.rows[split]} in all")
+        return self
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,21 @@ class SplitArrays:
     lengths: NDArray[np.int32] | None
 
 
+def open_array(path: Path) -> NDArray[Any]:
+    """Map a .npy file into memory, below `reading`; nothing in it is ever unpickled.
+
+    Raises:
+        OSError, ValueError: It cannot be read, or is no such file.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
+    # "c": changes stay in memory, and torch takes the array without a copy.
+    array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise ValueError("an archive of arrays; expected one array")
+    return array
+
+
 class Prepared:
     """A prepared folder, open for reading.
 
@@ -79,27 +110,36 @@ class Prepared:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         schema_file = folder / "schema.json"
-        try:
-            self.schema = Schema.model_validate_json(schema_file.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise StageError(f"{schema_file}: not a readable schema: {str(error).splitlines()[0]}") from None
+        with reading(schema_file, "schema"):
+            self.schema = Schema.model_validate_json(read_bytes(schema_file))
+        self._checked: set[str] = set()
 
     def split(self, name: Split) -> SplitArrays:
         """The rows of one split."""
         schema, rows = self.schema, self.schema.rows[name]
-        return SplitArrays(
-            self._open(f"{name}.npy", (rows, schema.time_steps, len(schema.features)), np.float32),
-            self._open(f"{name}_labels.npy", (rows,), np.int64),
-            self._open(f"{name}_lengths.npy", (rows,), np.int32) if schema.ragged else None,
-        )
+        labels = self._open(f"{name}_labels.npy", (rows,), np.int64)
+        self._check_range(f"{name}_labels.npy", labels, 0, len(schema.classes) - 1)
+        lengths = None
+        if schema.ragged:
+            lengths = self._open(f"{name}_lengths.npy", (rows,), np.int32)
+            self._check_range(f"{name}_lengths.npy", lengths, 1, schema.time_steps)
+        sequences = self._open(f"{name}.npy", (rows, schema.time_steps, len(schema.features)), np.float32)
+        return SplitArrays(sequences, labels, lengths)
+
+    def _check_range(self, name: str, values: NDArray[Any], low: int, high: int) -> None:
+        """Check, once, what later indexes other arrays."""
+        if name in self._checked:
+            return
+        for (part,) in chunks(values):
+            if part.min() < low or part.max() > high:
+                found = part[(part < low) | (part > high)][0]
+                raise StageError(f"{self.folder / name}: found {found}; expected {low} to {high}; run `dvc repro`")
+        self._checked.add(name)
 
     def _open(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         path = self.folder / name
-        try:
-            # "c": changes stay in memory, and torch takes the array without a copy.
-            array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise StageError(f"{path}: not a readable array: {error}") from None
+        with reading(path, "array"):
+            array = open_array(path)
         if array.shape != shape or array.dtype != dtype:
             raise StageError(
                 f"{path}: found {array.dtype} {array.shape}; the schema says {np.dtype(dtype)} {shape}; run `dvc repro`"

@@ -1,16 +1,18 @@
 """Read what `predict` wrote: every file's logits, and the record of its execution."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.data.sequences import open_array
 from shared.files.artifacts import REFERENCE, SUFFIXES
-from shared.stage import StageError
+from shared.stage import StageError, read_json, reading
 
 import numpy as np
 from numpy.typing import NDArray
+
+ADVICE = "; run `dvc repro`"
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,17 @@ def read_predictions(folder: Path) -> Iterator[Prediction]:
     for file_format in SUFFIXES:
         for record_file in sorted((folder / file_format).glob("*.json")):
             logits_file = record_file.with_suffix(".npy")
-            try:
-                record = json.loads(record_file.read_bytes())
-                if "failure" in record:
-                    logits = np.empty((0, 0), np.float32)
-                else:
-                    logits = np.load(logits_file, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise StageError(f"{logits_file}: not a readable prediction: {error}; run `dvc repro`") from None
+            with reading(record_file, "prediction", ADVICE):
+                record = read_json(record_file)
+                failure = record.get("failure")
+                if not isinstance(failure, str | None):
+                    raise ValueError(f"its failure is a {type(failure).__name__}; expected text")
+            logits: NDArray[Any] = np.empty((0, 0), np.float32)
+            if failure is None:
+                with reading(logits_file, "prediction", ADVICE):
+                    logits = open_array(logits_file)
+                    if logits.dtype != np.float32:
+                        raise ValueError(f"logits are {logits.dtype}; expected float32")
             yield Prediction(file_format, record_file.stem, logits, record)
 
 

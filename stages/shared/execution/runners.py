@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.execution.runtimes import open_runtime, open_session
 from shared.execution.timing import Call
+from shared.stage import reading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +118,7 @@ def open_runner(path: Path, threads: int) -> Runner:
     Raises:
         StageError: The file is damaged.
     """
-    if path.suffix == ".pt":
-        return PyTorchRunner(path, threads)
-    return OnnxRunner(path, threads) if path.suffix == ".onnx" else CoreMLRunner(path)
+    with reading(path, "model"):
+        if path.suffix == ".pt":
+            return PyTorchRunner(path, threads)
+        return OnnxRunner(path, threads) if path.suffix == ".onnx" else CoreMLRunner(path)

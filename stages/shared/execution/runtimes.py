@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from shared.files.onnx_graph import all_nodes
-from shared.stage import StageError, one_line
+from shared.files.onnx_graph import all_nodes, read_onnx
+from shared.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,12 +81,13 @@ def open_runtime(path: Path) -> Runtime:
     Raises:
         StageError: The file is damaged, incomplete, or has other tensors than a sequence, perhaps lengths, and logits.
     """
-    if path.suffix == ".pt":
-        return PyTorchRuntime(path)
-    if path.suffix == ".onnx":
-        return OnnxRuntime(path)
-    if path.suffix == ".mlpackage":
-        return CoreMLRuntime(path) if platform.system() == "Darwin" else ReferenceRuntime(path)
+    with reading(path, "model"):
+        if path.suffix == ".pt":
+            return PyTorchRuntime(path)
+        if path.suffix == ".onnx":
+            return OnnxRuntime(path)
+        if path.suffix == ".mlpackage":
+            return CoreMLRuntime(path) if platform.system() == "Darwin" else ReferenceRuntime(path)
     raise StageError(
         f"{path}: no runtime opens {path.suffix or 'a file without a suffix'}; known: .pt, .onnx, .mlpackage"
     )
@@ -100,9 +101,16 @@ def stored_names(path: Path, metadata: dict[str, str], key: str) -> list[str]:
     """
     try:
         names = json.loads(metadata[key])
-    except (KeyError, ValueError):
-        raise StageError(f"{path}: its metadata holds no list of {key}") from None
-    return [str(name) for name in names]
+    except (KeyError, ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) and is_text(name) for name in names):
+        raise StageError(f"{path}: its metadata holds no list of {key}")
+    return names
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8: JSON can spell halves of characters, which cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 class PyTorchRuntime:
@@ -208,11 +216,9 @@ def open_session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    try:
+    with reading(path, "ONNX file"):
         # From its bytes: weights in a second file would be left behind where this one is shipped.
-        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions have no common base
-        raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
+        return ort.InferenceSession(read_bytes(path), options, providers=["CPUExecutionProvider"])
 
 
 ONNX_DTYPES = {
@@ -232,10 +238,7 @@ def _size(axes: list[int | str], index: int) -> int | None:
 
 def _quantizes_activations(path: Path) -> bool:
     """Whether an ONNX file chooses the scale of its activations at run time, from all values of a batch together."""
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    return any(node.op_type.startswith("DynamicQuantize") for node in all_nodes(model))
+    return any(node.op_type.startswith("DynamicQuantize") for node in all_nodes(read_onnx(path)))
 
 
 class ReferenceRuntime:

@@ -2,17 +2,18 @@
 
 import io
 import re
+import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.files.mlpackage import all_operations, read_model
+from shared.files.mlpackage import all_files, all_operations, read_model
 from shared.files.onnx_graph import all_nodes, nested_graphs, read_onnx
-from shared.stage import StageError, one_line
+from shared.stage import StageError, check_archive, reading
 
 if TYPE_CHECKING:
     import onnx
@@ -71,17 +72,26 @@ def inspect_file(path: Path) -> FileFacts:
     Raises:
         StageError: The file is missing, damaged, or of another format.
     """
-    readers = {".onnx": _read_onnx, ".mlpackage": _read_mlpackage, ".pt": _read_checkpoint}
-    if path.suffix not in readers:
-        raise StageError(f"{path}: not a model file; known: {', '.join(readers)}")
+    formats = {
+        ".onnx": ("ONNX file", _read_onnx),
+        ".mlpackage": ("Core ML package", _read_mlpackage),
+        ".pt": ("checkpoint", _read_checkpoint),
+    }
+    if path.suffix not in formats:
+        raise StageError(f"{path}: not a model file; known: {', '.join(formats)}")
     if not path.exists():
         raise StageError(f"{path}: no such file or folder")
-    tensors, ops = readers[path.suffix](path)
+    what, read = formats[path.suffix]
+    with reading(path, what):
+        return _facts(path, *read(path))
+
+
+def _facts(path: Path, tensors: list[Stored], ops: Counter[str]) -> FileFacts:
     stored_as: Counter[str] = Counter()
     for tensor in tensors:
         stored_as[tensor.form] += tensor.weights
     weights = stored_as.total()
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [path] if path.is_file() else all_files(path)
     return FileFacts(
         bytes=sum(file.stat().st_size for file in files),
         compressed_bytes=_zipped_size(path, files),
@@ -164,8 +174,20 @@ def _onnx_stored(tensor: "onnx.TensorProto", *, helper: bool, restored: bool) ->
     is_weight = ("float" in name or 0 < bits <= 8 or restored) and not helper and len(tensor.dims) > 0
     if not is_weight and not helper:
         return None
-    elements = prod(tensor.dims)
+    elements = _count(tensor.dims)
     return Stored(elements if is_weight else 0, -(-elements * bits // 8), name)
+
+
+def _count(sizes: Iterable[int]) -> int:
+    """The elements of a tensor.
+
+    Raises:
+        ValueError: A size is negative.
+    """
+    sizes = list(sizes)
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"a tensor of the shape {sizes}")
+    return prod(sizes)
 
 
 def _bits(type_name: str) -> int:
@@ -193,8 +215,9 @@ def _read_mlpackage(path: Path) -> tuple[list[Stored], Counter[str]]:
             for binding in _coreml_bindings(operation)
             if binding.name
         }
+        steps: dict[str, list[str]] = {}
         for operation in operations:
-            tensors += _coreml_stored(operation, parts, makers)
+            tensors += _coreml_stored(operation, parts, makers, steps)
     return tensors, ops
 
 
@@ -203,7 +226,9 @@ def _coreml_bindings(operation: Any) -> Iterator[Any]:
         yield from argument.arguments
 
 
-def _coreml_stored(operation: Any, parts: set[str], makers: dict[str, Any]) -> Iterator[Stored]:
+def _coreml_stored(
+    operation: Any, parts: set[str], makers: dict[str, Any], steps: dict[str, list[str]]
+) -> Iterator[Stored]:
     """The weights that an operation holds, and the parts of others.
 
     A `constexpr_*` holds the parts that restore a tensor; its last result is the weight, unless another one takes it.
@@ -217,18 +242,22 @@ def _coreml_stored(operation: Any, parts: set[str], makers: dict[str, Any]) -> I
     is_part = result is not None and result.name in parts
     if result is not None and operation.type.startswith(CONSTEXPR):
         elements = 0 if is_part else _coreml_elements(result.type.tensorType)
-        yield Stored(elements, sum(map(_coreml_bytes, tensors)), "+".join(_coreml_steps(operation, makers)))
+        yield Stored(elements, sum(map(_coreml_bytes, tensors)), "+".join(_coreml_steps(operation, makers, steps)))
         return
     for tensor in tensors:
         if is_part or ("float" in _coreml_type(tensor) and tensor.rank > 0):
             yield Stored(0 if is_part else _coreml_elements(tensor), _coreml_bytes(tensor), _coreml_type(tensor))
 
 
-def _coreml_steps(operation: Any, makers: dict[str, Any]) -> list[str]:
-    """The `constexpr_*` ops that restore a weight, in their order."""
-    before = [makers[binding.name] for binding in _coreml_bindings(operation) if binding.name]
-    steps = [step for maker in before if maker.type.startswith(CONSTEXPR) for step in _coreml_steps(maker, makers)]
-    return [*dict.fromkeys([*steps, operation.type.removeprefix(CONSTEXPR)])]
+def _coreml_steps(operation: Any, makers: dict[str, Any], known: dict[str, list[str]]) -> list[str]:
+    """The `constexpr_*` ops that restore a weight, in their order; `known` are those of the weights seen before."""
+    name = operation.outputs[-1].name
+    if name not in known:
+        before = [makers[binding.name] for binding in _coreml_bindings(operation) if binding.name]
+        earlier = [maker for maker in before if maker.type.startswith(CONSTEXPR)]
+        steps = [step for maker in earlier for step in _coreml_steps(maker, makers, known)]
+        known[name] = [*dict.fromkeys([*steps, operation.type.removeprefix(CONSTEXPR)])]
+    return known[name]
 
 
 def _coreml_type(tensor: Any) -> str:
@@ -238,7 +267,7 @@ def _coreml_type(tensor: Any) -> str:
 
 
 def _coreml_elements(tensor: Any) -> int:
-    return prod(dimension.constant.size for dimension in tensor.dimensions)
+    return _count(dimension.constant.size for dimension in tensor.dimensions)
 
 
 def _coreml_bytes(tensor: Any) -> int:
@@ -251,10 +280,10 @@ def _coreml_bytes(tensor: Any) -> int:
 def _read_checkpoint(path: Path) -> tuple[list[Stored], Counter[str]]:
     import torch
 
-    try:
+    check_archive(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a strange pickle: it is refused anyway
         state = torch.load(path, weights_only=True, map_location="cpu")["state"].values()
-    except Exception as error:  # what torch raises has no common base
-        raise StageError(f"{path}: not a readable checkpoint: {one_line(error)}") from None
     tensors = [
         Stored(tensor.numel(), tensor.numel() * tensor.itemsize, str(tensor.dtype).removeprefix("torch."))
         for tensor in state

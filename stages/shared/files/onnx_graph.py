@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.stage import StageError, one_line
+from shared.stage import read_bytes, reading
 
 if TYPE_CHECKING:  # a file that is not ONNX needs no onnx to be opened
     import onnx
@@ -17,12 +17,9 @@ def read_onnx(path: Path) -> "onnx.ModelProto":
         StageError: It is missing or damaged.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    try:
-        return onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
-        raise StageError(f"{path}: not a readable ONNX file: {one_line(error)}") from None
+    with reading(path, "ONNX file"):
+        return onnx.load_model_from_string(read_bytes(path))
 
 
 def nested_graphs(node: "onnx.NodeProto") -> Iterator["onnx.GraphProto"]:

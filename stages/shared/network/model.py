@@ -5,7 +5,6 @@ standardised, and padding is kept out.
 """
 
 import io
-import pickle
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from shared.network.architectures import ARCHITECTURES, Sizes
 from shared.network.architectures.base import within
 from shared.params import closest
-from shared.stage import StageError, one_line, write_bytes
+from shared.stage import StageError, check_archive, one_line, reading, write_bytes
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -121,27 +120,46 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def _restore(config: Any, state: Any) -> SequenceClassifier:
+    """Build the classifier that a checkpoint describes and give it its weights.
+
+    It is first built without memory: what a file says of sizes is not trusted before its weights have them.
+
+    Raises:
+        ValueError: The weights are not those of that classifier.
+    """
+    described = ModelConfig.model_validate(config)
+    with torch.device("meta"):
+        expected = SequenceClassifier(described).state_dict()
+    for name, tensor in expected.items():
+        if name in state and state[name].untyped_storage().nbytes() < tensor.numel() * tensor.itemsize:
+            raise ValueError(
+                f"{name} has {state[name].untyped_storage().nbytes()} bytes; expected {list(tensor.shape)}"
+            )
+    if missing := sorted(set(expected) - set(state)):
+        raise ValueError(f"it has no {missing[0]}")
+    model = SequenceClassifier(described)
+    model.load_state_dict(state)
+    return model
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint without unpickling any code.
 
     Raises:
         StageError: The file is truncated, holds more than plain data and tensors, or is of another architecture.
     """
-    try:
+    with reading(path, "checkpoint"):
+        check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about a strange pickle: it is refused anyway
             content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        found = str(error).partition("\n")[0] or "it ends too early"
-        raise StageError(f"{path}: not a readable checkpoint: {found}") from None
     try:
-        model = SequenceClassifier(ModelConfig.model_validate(content["config"]))
-        model.load_state_dict(content["state"])
-        training = dict(content["training"])
+        model = _restore(content["config"], content["state"])
+        training = {str(name): float(figure) for name, figure in content["training"].items()}
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
-        raise StageError(f"{path}: a checkpoint of another architecture: {found}") from None
-    except (KeyError, TypeError, RuntimeError) as error:
-        found = one_line(error)
+        raise StageError(f"{path}: a checkpoint of another architecture: {one_line(error)}") from None
+    except Exception as error:  # the file is whole, and holds whatever someone put there
+        found = f"{type(error).__name__}: {one_line(error)}"
         raise StageError(f"{path}: a checkpoint of another architecture than SequenceClassifier: {found}") from None
     return Checkpoint(model.eval(), training)

@@ -3,14 +3,13 @@
 import hashlib
 import io
 import os
-import pickle
 import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-from shared.stage import one_line
+from shared.stage import StageError, machine_fault, read_bytes, reading
 from shared.training.devices import Processes
 
 import torch
@@ -72,21 +71,24 @@ class ResumeFile:
             for part in self.path.parent.glob(f"{self.path.name}.*"):  # what a killed run was writing
                 part.unlink(missing_ok=True)
         if self.processes.rank == 0 and self.path.exists():
-            content = self.path.read_bytes()
-            problem = self._problem(content)
+            content, problem = self._content()
             print(f"{self.path}: {problem or 'going on from it'}", file=sys.stderr)
             content = None if problem else content
         content = self.processes.first_sends(content)
         return None if content is None else unpack(content)["state"]
 
-    def _problem(self, content: bytes) -> str | None:
-        """Why a file's content is of no use."""
+    def _content(self) -> tuple[bytes | None, str | None]:
+        """The file's content, and why it is of no use, if so."""
         try:
-            inputs = unpack(content)["inputs"]
-            other = [name for name in self.inputs if inputs[name] != self.inputs[name]]
-        except (RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            return f"left aside, it is damaged: {one_line(error)[:80]}"
-        return f"left aside, it was made from other {' and other '.join(other)}" if other else None
+            with reading(self.path, "state of a training"):
+                content = read_bytes(self.path)
+                inputs = unpack(content)["inputs"]
+                other = [name for name in self.inputs if inputs[name] != self.inputs[name]]
+        except StageError as error:
+            if machine_fault(error):
+                raise
+            return None, f"left aside, it is damaged: {str(error).partition(': ')[2][:120]}"
+        return content, f"left aside, it was made from other {' and other '.join(other)}" if other else None
 
     def remove(self) -> None:
         """Delete the file: training is complete."""

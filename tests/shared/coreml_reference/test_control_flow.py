@@ -76,6 +76,43 @@ def test_a_loop_that_zeros_would_never_end_still_loads(save_program: Callable[..
     assert first(model.predict({"x": [3]})).tolist() == [192]
 
 
+def doubling(until: float) -> Callable[[Any], Any]:
+    """Double the input until its sum is large enough: zeros stay zeros for ever."""
+
+    def program(x: Any) -> Any:
+        return mb.while_loop(
+            _cond=lambda y: mb.less(x=mb.reduce_sum(x=y), y=np.float32(until)),
+            _body=lambda y: mb.mul(x=y, y=np.float32(2)),
+            loop_vars=(x,),
+        )
+
+    return program
+
+
+def test_a_loop_in_a_branch_that_zeros_would_never_end_still_loads(save_program: Callable[..., Path]) -> None:
+    def program(x: Any) -> Any:
+        return mb.cond(
+            pred=mb.less(x=mb.reduce_sum(x=x), y=np.float32(4)),
+            _true_fn=lambda: doubling(until=100)(x),
+            _false_fn=lambda: mb.add(x=x, y=np.float32(1)),
+        )
+
+    path = save_program(program, (2,))
+    model = CoreMLReference(path, loop_passes=50)
+    assert first(model.predict({"x": [1, 2]})).tolist() == [64, 128]
+    assert first(model.predict({"x": [5, 6]})).tolist() == [6, 7]
+    with pytest.raises(EvaluationError, match=r"\(cond\): op '.*' \(while_loop\): does not end within 50 passes"):
+        model.predict({"x": [0, 0]})
+
+
+def test_a_loop_that_never_ends_is_stopped(save_program: Callable[..., Path]) -> None:
+    path = save_program(doubling(until=100), (2,))
+    with pytest.raises(EvaluationError, match=r"op '.*' \(while_loop\): does not end within 50 passes \(loop_passes\)"):
+        CoreMLReference(path, loop_passes=50).predict({"x": [0, 0]})
+    with pytest.raises(EvaluationError, match=r"does not end within 0.05 seconds \(loop_seconds\)"):
+        CoreMLReference(path, loop_seconds=0.05).predict({"x": [0, 0]})
+
+
 def test_a_torch_gru_is_a_loop(tmp_path: Path) -> None:
     torch.manual_seed(0)
     gru = torch.nn.GRU(2, 3, batch_first=True).eval()

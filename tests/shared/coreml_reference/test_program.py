@@ -1,6 +1,7 @@
 """Damaged packages: one line that names the file, never a traceback of protobuf or a crash."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -65,6 +66,51 @@ def test_a_manifest_that_points_outside(package: Path, path: str) -> None:
     assert "leads out of the package" in refusal(package)
 
 
+@pytest.mark.parametrize("path", ["a" * 5000, "\ud800", 5, None, ["a"], "", "a\0b", "a/" * 3000])
+def test_a_manifest_that_points_nowhere(package: Path, path: Any) -> None:
+    edit_manifest(package, path)
+    assert len(refusal(package)) < 1000
+
+
+@pytest.mark.parametrize("name", ["Manifest.json", MODEL, WEIGHTS, "Data", "Data/com.apple.CoreML"])
+def test_a_link_out_of_the_package(package: Path, tmp_path: Path, name: str) -> None:
+    elsewhere = (package / name).rename(tmp_path / "elsewhere")
+    (package / name).symlink_to(elsewhere)
+    assert "a symbolic link that leads out of the package" in refusal(package)
+
+
+def test_a_link_inside_the_package_and_one_to_it(package: Path, tmp_path: Path) -> None:
+    (package / WEIGHTS).rename(package / "Data" / "kept")
+    (package / WEIGHTS).symlink_to(package / "Data" / "kept")
+    linked = tmp_path / "linked.mlpackage"
+    linked.symlink_to(package)
+    assert CoreMLReference(linked).outputs
+
+
+@pytest.mark.parametrize("name", ["Manifest.json", MODEL, WEIGHTS])
+def test_a_pipe_instead_of_a_file(package: Path, name: str) -> None:
+    (package / name).unlink()
+    os.mkfifo(package / name)
+    assert refusal(package)
+
+
+@pytest.mark.parametrize("name", ["Manifest.json", MODEL])
+def test_a_sparse_file_that_no_memory_can_hold(package: Path, name: str) -> None:
+    with (package / name).open("r+b") as file:
+        file.truncate(200 * 2**30)
+    assert "bytes; at most 2147483647 are possible" in refusal(package)
+
+
+def test_a_default_shape_that_no_memory_can_hold(package: Path) -> None:
+    def change(description: Any) -> None:
+        array = description.input[0].type.multiArrayType
+        array.shape[0] = 30_000_000_000
+        array.shapeRange.sizeRanges[0].upperBound = -1
+
+    edit_description(package, change)
+    assert "which no memory can hold" in refusal(package)
+
+
 def test_no_model_file(package: Path) -> None:
     (package / MODEL).unlink()
     assert "model.mlmodel: missing, though the manifest names it" in refusal(package)
@@ -123,6 +169,61 @@ def test_a_weight_outside_the_package(package: Path) -> None:
 def test_an_unknown_op(package: Path) -> None:
     edit_operations(package, lambda operations: setattr(operations[-1], "type", "teleport"))
     assert "unknown op 'teleport'" in refusal(package)
+
+
+@pytest.mark.parametrize("changed", ["dtype", "size", "rank", "swapped"])
+def test_a_constant_is_of_the_type_that_the_file_declares(package: Path, changed: str) -> None:
+    """As any other result: coremltools itself takes the type of the value, and leaves the declared one unread."""
+    from coremltools.proto.MIL_pb2 import DataType
+
+    contradicted: list[str] = []
+
+    def change(operations: Any) -> None:
+        for operation in operations:
+            if operation.type == "const" and operation.outputs[0].type.tensorType.rank == 2 and not contradicted:
+                declared = operation.outputs[0].type.tensorType
+                sizes = [dimension.constant.size for dimension in declared.dimensions]
+                contradicted.append(operation.outputs[0].name)
+                if changed == "dtype":
+                    declared.dataType = DataType.Value("FLOAT16")
+                elif changed == "size":
+                    declared.dimensions[0].constant.size += 1
+                elif changed == "rank":
+                    declared.rank -= 1
+                    del declared.dimensions[0]
+                else:
+                    for dimension, size in zip(declared.dimensions, reversed(sizes), strict=True):
+                        dimension.constant.size = size
+                assert sizes[0] != sizes[1]
+
+    edit_operations(package, change)
+    assert f"const {contradicted[0]!r} holds fp32 (" in refusal(package)
+
+
+@pytest.mark.parametrize("changed", ["dtype", "size"])
+def test_a_compressed_constant_is_of_the_type_that_the_file_declares(
+    save_program: Callable[..., Path], changed: str
+) -> None:
+    from coremltools.converters.mil import Builder as mb  # noqa: N813
+    from coremltools.proto.MIL_pb2 import DataType
+
+    def program(x: Any) -> Any:
+        table, indices = np.array([1, 2], np.float32), np.array([5], np.uint8)
+        weight = mb.constexpr_lut_to_dense(lut=table, indices=indices, shape=np.array([2, 2], np.uint32))
+        return mb.matmul(x=x, y=weight)
+
+    def change(operations: Any) -> None:
+        (operation,) = (operation for operation in operations if operation.type == "constexpr_lut_to_dense")
+        declared = operation.outputs[0].type.tensorType
+        if changed == "dtype":
+            declared.dataType = DataType.Value("FLOAT16")
+        else:
+            declared.dimensions[0].constant.size = 3
+
+    path = save_program(program, (1, 2))
+    assert next(iter(CoreMLReference(path).predict({"x": [[1, 10]]}).values())).tolist() == [[22, 11]]
+    edit_operations(path, change)
+    assert "holds fp32 (2, 2); declared fp" in refusal(path)
 
 
 def edit_description(package: Path, change: Callable[..., Any]) -> None:

@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read_is_named(small_run: Path, tmp_path: Path) ->
     damaged = {
         ".onnx": "not a readable ONNX file",
         ".pt": "not a readable checkpoint",
-        ".mlpackage": "does not name the package's model",
+        ".mlpackage": "not a readable manifest of a package",
     }
     for suffix, message in damaged.items():
         path = tmp_path / f"model{suffix}"

@@ -22,6 +22,7 @@ def while_loop(loop_vars: list[Any], operation: Any, execution: Any) -> tuple[An
     """Repeat `loop_vars = body(*loop_vars)` while `condition(*loop_vars)` holds; return the last `loop_vars`."""
     condition, body = operation.blocks
     while execution.run_block(condition, loop_vars)[0]:
+        execution.count_pass()
         loop_vars = execution.run_block(body, loop_vars)
     return tuple(loop_vars)
 
