@@ -136,7 +136,9 @@ def test_a_changed_parameter_reruns_what_it_affects_and_nothing_else(reproduced:
         [*EXPORTERS, *compressors, *PREDICT_EXPORTED, "verify"]
     )
 
-    # Asked for train only: what follows it is seen once, at the end.
+    # Asked for train only: what follows it is seen once, at the end. The net that is not chosen stands by.
+    assert ran_after("architecture.cnn.channels", 33, "train") == []
+    assert ran_after("architecture.lstm.hidden_size", 49, "train") == ["train"]
     assert ran_after("generate.seed", 1, "train") == ["generate", "prepare", "train"]
     assert ran_after("prepare.seed", 1, "train") == ["prepare", "train"]
     assert sorted(ran_after("train.seed", 1)) == sorted(

@@ -30,8 +30,9 @@ class Architecture(nn.Module):
     """Base of every architecture: sequences (batch, time, features) in, logits (batch, classes) out, both float32.
 
     A subclass registers itself by its name, takes `sizes` and its own `Options`, and defines `forward(sequence,
-    lengths)`. If `sizes.ragged`, `lengths` (batch,), int32, says how many steps of each sequence count. They are within
-    1..time, and the steps after them are zero: what is there must not reach the logits, nor may the number of them.
+    lengths)`. The logits of a row depend on no other row of its batch. If `sizes.ragged`, `lengths` (batch,), int32,
+    says how many steps of each sequence count. They are within 1..time, and the steps after them are zero: what is
+    there must not reach the logits, nor may the number of them.
 
     Attributes:
         Options: What can be chosen in its block of params.yaml: ranges checked, no defaults.
