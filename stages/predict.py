@@ -2,8 +2,9 @@
 
 For each file, `<precision>.npy` holds its logits (rows, classes) in float32, and `<precision>.json` who computed them,
 what the file declares of itself, how it behaved at other batch sizes, and its logits of sequences that the data do not
-hold (see `shared/execution/probes.py`). Of a file that cannot be executed there is only the reason, under `failure`:
-`verify` rejects it after it has judged all others.
+hold (see `shared/execution/probes.py`). Each file runs in a process of its own. Of one that cannot be executed, that
+crashes there, hangs or takes too much memory, there is only the reason, under `failure`: `verify` rejects it after it
+has judged all others. Where it is the machine that fails, the stage does, and nothing is written.
 """
 
 import platform
@@ -14,11 +15,12 @@ from typing import Any
 
 from shared.data.chunks import chunks
 from shared.data.sequences import Prepared, SplitArrays
+from shared.execution.isolation import START_METHOD, Limits, MachineError, call_apart, still_working
 from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of
-from shared.execution.runtimes import Floats, PyTorchRuntime, Runtime, open_runtime
+from shared.execution.runtimes import Floats, PyTorchRuntime, Runtime, import_runtimes, open_runtime
 from shared.files.artifacts import discard_unlisted, find_artifacts
 from shared.params import Count, StageParams, read_params
-from shared.stage import StageError, one_line, parse_args, remove, replacing, rounded, run, write_json
+from shared.stage import StageError, machine_fault, one_line, parse_args, remove, replacing, rounded, run, write_json
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +33,8 @@ class Params(StageParams):
     batch_size: Count
     probe_batches: list[Count] = Field(min_length=1)
     probe_times: list[Count]
+    memory_megabytes: Count
+    timeout_seconds: float = Field(gt=0)
 
 
 def batches(runtime: Runtime, rows: Rows, batch_size: int) -> Iterator[Floats]:
@@ -44,6 +48,7 @@ def batches(runtime: Runtime, rows: Rows, batch_size: int) -> Iterator[Floats]:
         if logits.ndim != 2 or len(logits) != len(sequences):
             raise ValueError(f"a batch of {len(sequences)} gave logits of shape {list(logits.shape)}")
         yield logits.astype(np.float32)
+        still_working()
 
 
 def predict(runtime: Runtime, test: SplitArrays, batch_size: int, title: str, file: Path) -> None:
@@ -81,6 +86,8 @@ def answer(runtime: Runtime, probe: Probe, batch_size: int) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # that numbers leave a precision's range, which is what some probes are for
             logits = np.concatenate([each for rows in probe.parts for each in batches(runtime, rows, batch_size)])
     except Exception as error:  # what a runtime raises has no common base
+        if machine_fault(error):
+            raise
         return {"failure": f"{type(error).__name__}: {one_line(error)}"}
     finite = np.isfinite(logits)
     answered: dict[str, Any] = {
@@ -135,6 +142,27 @@ def execute(path: Path, data: Prepared, params: Params, file: Path) -> dict[str,
     }
 
 
+def limits_of(params: Params, data: Prepared) -> Limits:
+    """What a file may take, in a process that maps the test split and the logits into memory."""
+    schema, test = data.schema, data.split("test")
+    mapped = test.sequences.nbytes + test.labels.nbytes + 4 * schema.rows["test"] * (1 + len(schema.classes))
+    return Limits(params.memory_megabytes, params.timeout_seconds, "predict", 2 * mapped)
+
+
+def check_readable(path: Path) -> None:
+    """See whether the system lets a file, or those of a package, be read; what they hold is another question.
+
+    Raises:
+        OSError: It does not.
+    """
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_dir():
+            next(file.iterdir(), None)
+        elif file.is_file():
+            with file.open("rb") as opened:
+                opened.read(1)
+
+
 def main() -> None:
     """Read the arguments and the parameters; run every file."""
     args = parse_args(
@@ -148,13 +176,19 @@ def main() -> None:
     artifacts = find_artifacts(args.models)
     if not artifacts:
         raise StageError(f"{args.models}: no exported file in this folder")
+    if START_METHOD == "fork":
+        import_runtimes(list(artifacts.values()))
     with replacing(args.predictions) as folder:
         folder.mkdir()
         for precision, path in artifacts.items():
+            logits = folder / f"{precision}.npy"
             try:
-                record = execute(path, data, params, folder / f"{precision}.npy")
+                check_readable(path)
+                record = call_apart(execute, path, data, params, logits, what=path, limits=limits_of(params, data))
+            except MachineError:
+                raise
             except StageError as error:
-                remove(folder / f"{precision}.npy")
+                remove(logits)
                 record = {"failure": str(error)}
             write_json(folder / f"{precision}.json", record)
 

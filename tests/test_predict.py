@@ -1,7 +1,15 @@
-"""Running every file: in chunks, at other sizes, and row by row where the rest of the batch matters."""
+"""Running every file: in chunks, at other sizes, row by row where the rest of the batch matters; each by itself."""
 
+import errno
 import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import predict
 import verify
@@ -13,15 +21,20 @@ from shared.judging.limits import VerifyParams
 from shared.judging.parity import measure
 from shared.params import read_params
 from tests.edits import Onnx
-from tests.support import Workspace
+from tests.support import ROOT, Workspace, clean_environment, command, rejections
 
 import numpy as np
+import onnx
 import pytest
+from numpy.typing import NDArray
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 ONNX = "models/onnx/classifier-fp32.onnx"
 PYTORCH = "models/pytorch/classifier.pt"
-PARAMS = predict.Params(batch_size=256, probe_batches=[1, 2], probe_times=[3, 20])
+PARAMS = predict.Params(
+    batch_size=256, probe_batches=[1, 2], probe_times=[3, 20], memory_megabytes=2048, timeout_seconds=300
+)
 
 
 def test_a_file_that_depends_on_the_rest_of_the_batch_is_run_row_by_row(small_run: Path, tmp_path: Path) -> None:
@@ -78,3 +91,188 @@ def test_a_time_axis_that_is_dynamic_in_name_alone_is_caught(workspace: Workspac
     figures, _ = verify.verify(found, reference, measure(reference.logits), names, params, losses)
     assert bool(figures["problems"]) == frozen
     assert all("far@20" in problem for problem in figures["problems"])
+
+
+def own_onnx(path: Path, nodes: list[onnx.NodeProto], **constants: NDArray[Any]) -> None:
+    """Write an ONNX file with the interface of a small run's, from `sequence` (batch, 6, 1) to `logits` (batch, 3)."""
+    source, target = (
+        make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *sizes])
+        for name, sizes in (("sequence", [6, 1]), ("logits", [3]))
+    )
+    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = make_graph(nodes, "own", [source], [target], initializers)
+    model = make_model(graph, opset_imports=[make_opsetid("", 20)], ir_version=9)
+    onnx.helper.set_model_props(model, {"classes": '["0", "1", "2"]', "features": '["x"]'})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def crashing(path: Path) -> None:
+    """Half-precision Transpose -> MatMul, which ends ONNX Runtime 1.32 by signal 11."""
+    random = np.random.default_rng(0)
+    shapes = {"w": (2, 12, 1), "r": (2, 12, 4), "score": (8, 1), "out": (8, 3)}
+    own_onnx(
+        path,
+        [
+            make_node("Cast", ["sequence"], ["half"], to=onnx.TensorProto.FLOAT16),
+            make_node("Transpose", ["half"], ["by_time"], perm=[1, 0, 2]),
+            make_node("GRU", ["by_time", "w", "r"], ["states"], hidden_size=4, direction="bidirectional"),
+            make_node("Transpose", ["states"], ["turned"], perm=[0, 2, 1, 3]),
+            make_node("Reshape", ["turned", "joined"], ["both"]),
+            make_node("Transpose", ["both"], ["by_row"], perm=[1, 0, 2]),
+            make_node("MatMul", ["by_row", "score"], ["scores"]),
+            make_node("Mul", ["by_row", "scores"], ["weighed"]),
+            make_node("ReduceSum", ["weighed", "time"], ["sum"], keepdims=0),
+            make_node("MatMul", ["sum", "out"], ["half_logits"]),
+            make_node("Cast", ["half_logits"], ["logits"], to=onnx.TensorProto.FLOAT),
+        ],
+        joined=np.array([6, -1, 8]),
+        time=np.array([1]),
+        **{name: random.normal(size=shape).astype(np.float16) for name, shape in shapes.items()},
+    )
+
+
+def hanging(path: Path) -> None:
+    """A loop that has no end."""
+    state = make_tensor_value_info("state", onnx.TensorProto.FLOAT, ["batch", 3])
+    after = make_tensor_value_info("after", onnx.TensorProto.FLOAT, ["batch", 3])
+    go_on = [make_tensor_value_info(name, onnx.TensorProto.BOOL, []) for name in ("go_on", "still")]
+    step = make_tensor_value_info("step", onnx.TensorProto.INT64, [])
+    body = make_graph(
+        [make_node("Identity", ["go_on"], ["still"]), make_node("Sin", ["state"], ["after"])],
+        "body",
+        [step, go_on[0], state],
+        [go_on[1], after],
+    )
+    own_onnx(
+        path,
+        [
+            make_node("Slice", ["sequence", "zero", "three", "one"], ["first"]),
+            make_node("Squeeze", ["first", "two"], ["start"]),
+            make_node("Loop", ["most", "true", "start"], ["logits"], body=body),
+        ],
+        most=np.array(2**62),
+        true=np.array(True),
+        zero=np.array([0]),
+        one=np.array([1]),
+        two=np.array([2]),
+        three=np.array([3]),
+    )
+
+
+def hoarding(path: Path) -> None:
+    """Asks for 40 GB as soon as it is run."""
+    own_onnx(
+        path,
+        [
+            make_node("Shape", ["sequence"], ["shape"]),
+            make_node("Mul", ["shape", "large"], ["huge"]),
+            make_node("ConstantOfShape", ["huge"], ["zeros"]),
+            make_node("ReduceMax", ["zeros", "axes"], ["nothing"], keepdims=0),
+            make_node("Slice", ["sequence", "zero", "three", "one"], ["first"]),
+            make_node("Squeeze", ["first", "two"], ["start"]),
+            make_node("Add", ["start", "nothing"], ["logits"]),
+        ],
+        large=np.array([1, 10**5, 10**4]),
+        axes=np.array([0, 1, 2]),
+        zero=np.array([0]),
+        one=np.array([1]),
+        two=np.array([2]),
+        three=np.array([3]),
+    )
+
+
+def failures(workspace: Workspace) -> dict[str, str | None]:
+    """Why each ONNX file could not be executed; None of those that were."""
+    folder = workspace.folder / "data/predictions/onnx"
+    return {file.stem: json.loads(file.read_text()).get("failure") for file in sorted(folder.glob("*.json"))}
+
+
+def test_a_file_that_crashes_hangs_or_hoards_takes_no_verdict_from_the_others(workspace: Workspace) -> None:
+    models, predictions = workspace.folder / "models/onnx", workspace.folder / "data/predictions/onnx"
+    before = {file.name: file.read_bytes() for file in predictions.iterdir()}
+    crashing(models / "classifier-a.onnx")
+    hanging(models / "classifier-b.onnx")
+    hoarding(models / "classifier-c.onnx")
+    workspace.set("predict.timeout_seconds", 2)
+    workspace.call("predict@onnx")
+    if platform.system() == "Linux":
+        assert failures(workspace) == {
+            "a": "models/onnx/classifier-a.onnx: crashes: the process that ran it was ended by SIGSEGV",
+            "b": "models/onnx/classifier-b.onnx: hangs: no batch was done within 2 seconds (predict.timeout_seconds)",
+            "c": "models/onnx/classifier-c.onnx: runs out of memory: it asks for more than 2048 MB "
+            "(predict.memory_megabytes)",
+            **dict.fromkeys(["fp16", "fp32", "int8"]),
+        }
+    else:
+        assert failures(workspace)["b"]
+    after = {file.name: file.read_bytes() for file in predictions.iterdir() if file.stem not in "abc"}
+    assert after == before
+    assert rejections(workspace, "onnx").keys() >= {"a", "b", "c"}
+
+
+def in_a_process(workspace: Workspace, name: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run a stage as DVC does."""
+    _, script, *paths = command(name)
+    return subprocess.run(
+        [sys.executable, ROOT / script, *paths],
+        cwd=workspace.folder,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        **kwargs,
+    )
+
+
+def test_a_full_disk_is_the_machine_s_fault_and_leaves_everything_as_it_was(workspace: Workspace) -> None:
+    before = workspace.files()
+    ran = in_a_process(
+        workspace, "predict@onnx", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+    )
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "predict: error: data/predictions/onnx: not written: File too large\n",
+    )
+    assert workspace.files() == before
+
+
+def test_a_file_that_may_not_be_read_is_the_machine_s_fault(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so the system's answer is made up; all behind it is real."""
+    usual = Path.open
+
+    def refusing(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path.name.startswith("classifier-fp16"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return usual(path, *args, **kwargs)
+
+    before = workspace.files()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refusing)
+        with pytest.raises(SystemExit):
+            workspace.call("predict@onnx")
+    assert workspace.capsys.readouterr().err == (
+        "predict: error: models/onnx/classifier-fp16.onnx: Permission denied\n"
+    )
+    assert workspace.files() == before
+
+
+def test_a_killed_run_leaves_nothing_that_counts_and_the_next_one_tidies_up(workspace: Workspace) -> None:
+    hanging(workspace.folder / "models/onnx/classifier-a.onnx")  # the first by its name
+    predictions = workspace.folder / "data/predictions"
+    _, script, *paths = command("predict@onnx")
+    with subprocess.Popen(
+        [sys.executable, ROOT / script, *paths], cwd=workspace.folder, env=clean_environment()
+    ) as stage:
+        deadline = time.monotonic() + 60
+        while not list(predictions.rglob(".*/**/*.npy")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stage.kill()
+    left = {path.relative_to(predictions).parts[0] for path in predictions.rglob("*")} - {"pytorch", "onnx", "coreml"}
+    assert left == {".onnx.unfinished"}
+    assert ".*.unfinished/" in (ROOT / ".dvcignore").read_text().splitlines()
+    (workspace.folder / "models/onnx/classifier-a.onnx").unlink()
+    workspace.call("predict@onnx")
+    assert not list(predictions.rglob(".*"))

@@ -257,28 +257,28 @@ class _Unfinished:
         except OSError as error:
             raise StageError(f"{path}: not written: {error.strerror}") from error
         with suppress(OSError):  # a full disk: then others learn less about who holds it
-            os.truncate(self._file, 0)
-            os.write(self._file, str(os.getpid()).encode())
+            os.truncate(self.lock_file, 0)
+            os.write(self.lock_file, str(os.getpid()).encode())
 
     def _hold(self) -> bool:
         """Take the lock; False if the run that had it has just deleted it."""
         self.folder.mkdir(exist_ok=True)
         try:
-            self._file = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+            self.lock_file = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(self._file, 20).decode() or "?"
-            os.close(self._file)
+            holder = os.read(self.lock_file, 20).decode() or "?"
+            os.close(self.lock_file)
             raise StageError(
                 f"{self.path}: another run (process {holder}) is writing it; wait until it ends, or end it"
             ) from None
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(self._file), self._lock.stat()):
+            if os.path.samestat(os.fstat(self.lock_file), self._lock.stat()):
                 return True
-        os.close(self._file)
+        os.close(self.lock_file)
         return False
 
     def clear(self) -> None:
@@ -320,7 +320,7 @@ class _Unfinished:
         with suppress(OSError):  # another run has made it anew
             self._lock.unlink()
             self.folder.rmdir()
-        os.close(self._file)
+        os.close(self.lock_file)
 
 
 def _reserve(path: Path) -> None:
@@ -334,6 +334,16 @@ def release_outputs() -> None:
         _, unfinished = _reserved.popitem()
         with suppress(OSError):  # a folder that has become read-only: the next run deletes the rest
             unfinished.close()
+
+
+def _forget_outputs() -> None:
+    """In a process that was forked: what the other one holds is not held twice, or it would outlive it."""
+    for unfinished in _reserved.values():
+        os.close(unfinished.lock_file)
+    _reserved.clear()
+
+
+os.register_at_fork(after_in_child=_forget_outputs)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ saved Core ML programs. A runtime reports who executed the file; figures of `cor
 """
 
 import copy
+import importlib
 import json
 import platform
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shared.files.onnx_graph import all_nodes, read_onnx
+from shared.files.quiet import import_coremltools
 from shared.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
@@ -73,6 +75,23 @@ class Runtime(Protocol):
 
     def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """Logits (batch, classes) of sequences (batch, time, features) and lengths (batch,), if the file takes them."""
+
+
+def import_runtimes(paths: list[Path]) -> None:
+    """Import what opening and running these files takes, so that a process forked from this one need not."""
+    for suffix in {path.suffix for path in paths} & RUNTIMES.keys():
+        if suffix == ".mlpackage":
+            import_coremltools()
+        for name in RUNTIMES[suffix]:
+            importlib.import_module(name)
+
+
+RUNTIMES = {
+    ".pt": ["shared.network.model"],
+    ".onnx": ["onnx", "onnxruntime"],
+    ".mlpackage": ["shared.coreml_reference", "coremltools.converters.mil.frontend.milproto.load"],
+}
+"""The modules behind each suffix."""
 
 
 def open_runtime(path: Path) -> Runtime:
@@ -275,7 +294,6 @@ class CoreMLRuntime:
     def __init__(self, path: Path) -> None:
         from shared.coreml_reference import CoreMLReferenceError
         from shared.coreml_reference.program import load_program
-        from shared.files.quiet import import_coremltools
 
         ct = import_coremltools()
         try:

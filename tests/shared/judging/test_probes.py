@@ -18,7 +18,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-PARAMS = predict.Params(batch_size=16, probe_batches=[1, 2], probe_times=[3, 20])
+PARAMS = predict.Params(
+    batch_size=16, probe_batches=[1, 2], probe_times=[3, 20], memory_megabytes=2048, timeout_seconds=300
+)
 
 
 class Net(Architecture):

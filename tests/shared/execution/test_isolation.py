@@ -1,0 +1,193 @@
+"""A process that crashes, hangs, hoards or is killed: the caller goes on, and knows whose fault it was."""
+
+import ctypes
+import errno
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from shared.execution.isolation import Limits, MachineError, call_apart, still_working
+from shared.stage import StageError
+from tests.support import ROOT
+
+import numpy as np
+import pytest
+
+FILE = Path("models/onnx/classifier-fp16.onnx")
+LIMITS = Limits(memory_megabytes=500, timeout_seconds=20, section="predict")
+on_linux = pytest.mark.skipif(platform.system() != "Linux", reason="macOS limits no process's memory")
+
+
+def apart(function: Any, *args: Any, limits: Limits = LIMITS) -> Any:
+    return call_apart(function, *args, what=FILE, limits=limits)
+
+
+def add(a: int, b: int) -> dict[str, Any]:
+    return {"sum": a + b, "process": os.getpid()}
+
+
+def refuse() -> None:
+    raise StageError(f"{FILE}: is no model")
+
+
+def divide_by_zero() -> float:
+    return 1 / 0
+
+
+def read_address_zero() -> None:
+    ctypes.string_at(0)
+
+
+def end_by(signal_number: int) -> None:
+    if signal_number != signal.SIGKILL:
+        signal.signal(signal_number, signal.SIG_DFL)
+    os.kill(os.getpid(), signal_number)
+    time.sleep(60)
+
+
+def leave() -> None:
+    os._exit(3)
+
+
+def sleep(seconds: float, *, signs: bool) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        if signs:
+            still_working()
+    return "awake"
+
+
+def take(megabytes: int) -> int:
+    return len(np.ones(megabytes * 10**6, np.uint8))
+
+
+def fill_the_disk() -> None:
+    """As a loader reports it that turns every error into one of its own."""
+    try:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        raise StageError(f"{FILE}: not a readable model") from None
+
+
+def read_what_is_not_allowed() -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), FILE)
+
+
+def test_a_result_comes_back_from_another_process() -> None:
+    result = apart(add, 1, 2)
+    assert result["sum"] == 3
+    assert result["process"] != os.getpid()
+
+
+def test_an_error_comes_back_in_words() -> None:
+    with pytest.raises(StageError, match=rf"^{FILE}: is no model$"):
+        apart(refuse)
+    with pytest.raises(StageError, match=r"^ZeroDivisionError: division by zero$"):
+        apart(divide_by_zero)
+
+
+def test_a_crash_is_the_file_s_and_names_the_signal() -> None:
+    with pytest.raises(StageError, match=rf"^{FILE}: crashes: the process that ran it was ended by SIGSEGV$"):
+        apart(read_address_zero)
+    for number in (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
+        with pytest.raises(StageError, match=f"by {number.name}$") as raised:
+            apart(end_by, number)
+        assert not isinstance(raised.value, MachineError)
+    with pytest.raises(StageError, match="ended itself, with exit code 3"):
+        apart(leave)
+
+
+def test_a_kill_from_outside_is_not_the_file_s() -> None:
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        with pytest.raises(MachineError, match=f"ended from outside, by {number.name}"):
+            apart(end_by, number)
+
+
+def test_a_hang_ends_and_a_long_work_that_goes_on_does_not() -> None:
+    limits = Limits(memory_megabytes=500, timeout_seconds=0.5, section="predict")
+    start = time.monotonic()
+    with pytest.raises(StageError, match=r"hangs: no batch was done within 0\.5 seconds \(predict\.timeout_seconds\)"):
+        call_apart(silent_sleep, what=FILE, limits=limits)
+    assert time.monotonic() - start < 10
+    assert call_apart(working_sleep, what=FILE, limits=limits) == "awake"
+
+
+def silent_sleep() -> str:
+    return sleep(60, signs=False)
+
+
+def working_sleep() -> str:
+    return sleep(1.5, signs=True)
+
+
+@on_linux
+def test_memory_is_limited_on_top_of_what_the_process_has() -> None:
+    assert apart(take, 300) == 300 * 10**6
+    with pytest.raises(
+        StageError, match=r"runs out of memory: it asks for more than 500 MB \(predict\.memory_megabytes\)$"
+    ):
+        apart(take, 600)
+    mapped = Limits(memory_megabytes=500, timeout_seconds=20, section="predict", mapped_bytes=300 * 10**6)
+    assert apart(take, 600, limits=mapped) == 600 * 10**6
+
+
+@on_linux
+def test_memory_that_the_machine_does_not_have_is_not_the_file_s() -> None:
+    script = """
+import resource
+from tests.shared.execution.test_isolation import *
+has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (has + 200 * 10**6, resource.RLIM_INFINITY))
+try:
+    apart(take, 400)
+except MemoryError as error:
+    print("the machine:", error)
+"""
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'stages'}"
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == (
+        f"the machine: {FILE} may take 500 MB, as predict.memory_megabytes says, and the machine does not give it "
+        "that much\n"
+    )
+
+
+def test_an_error_of_the_system_stays_one_whatever_a_loader_makes_of_it() -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        apart(fill_the_disk)
+    with pytest.raises(PermissionError) as raised:
+        apart(read_what_is_not_allowed)
+    assert raised.value.filename == str(FILE)
+
+
+def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    script = f"""
+from tests.shared.execution.test_isolation import *
+def tell():
+    Path({str(tmp_path / "pid")!r}).write_text(str(os.getpid()))
+    sleep(60, signs=True)
+apart(tell)
+"""
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'stages'}"
+    file = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": paths}) as parent:
+        deadline = time.monotonic() + 60
+        while not (file.exists() and file.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        parent.kill()
+    child, deadline = int(file.read_text()), time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
