@@ -5,6 +5,7 @@ The two layouts of a table are described in `shared/data/tables.py`, how the row
 """
 
 import math
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from shared.data.sequences import SPLITS, PreparedWriter, Schema
 from shared.data.splitting import BLOCK_ROWS, count_rows, deal, deal_groups, proportional
 from shared.data.spool import Spool
 from shared.data.tables import Chunk, Keys, Table, TableParams, listed
-from shared.params import Seed, Size, read_params
+from shared.params import Seed, Size, read_params, shown
 from shared.stage import StageError, parse_args, remove, replacing, run
 
 import numpy as np
@@ -168,7 +169,7 @@ def look_up(keys: Keys, codes: dict[str, int], role: str, allowed: str, chunk: C
     if unknown.any():
         index = int(unknown.argmax())
         raise StageError(
-            f"{table.cell(int(chunk.rows[index]), role)}: found {keys.names[keys.codes[index]]!r}; "
+            f"{table.cell(int(chunk.rows[index]), role)}: found {shown(keys.names[keys.codes[index]])}; "
             f"{allowed} {listed(list(codes))}"
         )
     return found
@@ -183,7 +184,7 @@ def order_classes(labels: list[str], params: Params, path: Path) -> list[str]:
     if params.classes is not None:
         return labels
     if len(labels) < 2:
-        raise StageError(f"{path}: every label is {labels[0]!r}; a classifier needs two classes")
+        raise StageError(f"{path}: every label is {shown(labels[0])}; a classifier needs two classes")
     try:
         values = {label: float(label) for label in labels}
     except ValueError:
@@ -232,7 +233,7 @@ def check_groups(rows: Rows, groups: list[str], table: Table) -> None:
             index = int(wrong.argmax())
             raise StageError(
                 f"{table.cell(rows.table_row(start + index), 'split')}: found {SPLITS[given[index]]!r}, "
-                f"but other rows of group {groups[group[index]]!r} are in another split"
+                f"but other rows of group {shown(groups[group[index]])} are in another split"
             )
 
 
@@ -331,9 +332,23 @@ def check_strata(targets: Ints, sizes: Ints, labels: list[str], path: Path) -> N
     for label, shares in zip(labels, targets, strict=True):
         for split in np.flatnonzero((shares == 0) & (sizes > 0) & (shares.sum() > 0)):
             raise StageError(
-                f"{path}: prepare.stratify = true: class {label!r} has {shares.sum()} rows to draw from, "
+                f"{path}: prepare.stratify = true: class {shown(label)} has {shares.sum()} rows to draw from, "
                 f"too few for one in the {SPLITS[split]} split"
             )
+
+
+def check_space(folder: Path, rows: int, time_steps: int, features: int) -> None:
+    """Refuse to begin arrays that the disk has no room for, such as of shorter sequences padded to a slip of a length.
+
+    Raises:
+        StageError: It says how much is needed and how much is there.
+    """
+    needed, free = rows * time_steps * features * 4, shutil.disk_usage(folder).free
+    if needed > free:
+        raise StageError(
+            f"{rows:,} sequences of {time_steps:,} time steps need {needed / 1e9:,.1f} GB, and the disk has "
+            f"{free / 1e9:,.1f} GB free (prepare.time_steps)"
+        )
 
 
 def training_mean(rows: Rows, features: list[str], chunk_rows: int, path: Path) -> NDArray[np.float64]:
@@ -348,7 +363,7 @@ def training_mean(rows: Rows, features: list[str], chunk_rows: int, path: Path) 
         moments.add(rows.steps(start, stop)[np.repeat(train, rows.lengths(start, stop))])
     for feature in moments.never():
         raise StageError(
-            f"{path}: prepare.missing = 'mean': feature {features[feature]!r} has no value in the training split"
+            f"{path}: prepare.missing = 'mean': feature {shown(features[feature])} has no value in the training split"
         )
     return moments.mean
 
@@ -376,7 +391,7 @@ def write_splits(
             for row, feature in fill_previous(sequences, lengths):
                 raise StageError(
                     f"{path}, row {rows.table_row(start + int(row))}: prepare.missing = 'previous', but the sequence "
-                    f"has no value of feature {features[feature]!r}"
+                    f"has no value of feature {shown(features[feature])}"
                 )
         elif holes.any():
             sequences[holes] = np.broadcast_to(fill, sequences.shape)[holes]
@@ -406,6 +421,7 @@ def prepare(path: Path, folder: Path, params: Params) -> None:
             class_rows = draw_splits(rows, labels, groups, params, path)
             counts = dict(zip(SPLITS, class_rows.sum(axis=1).tolist(), strict=True))
             time_steps = params.time_steps or longest
+            check_space(scratch, len(rows), time_steps, len(features))
             writer = PreparedWriter(folder, counts, time_steps, len(features), ragged=params.ragged)
             with writer:
                 moments, filled = write_splits(rows, writer, features, time_steps, params, path)

@@ -2,9 +2,11 @@
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from tests.support import ROOT, Workspace, clean_environment, rejections
 import numpy as np
 import onnx
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -128,8 +132,8 @@ LONG_HEADER = "id,t,ax,label"
         ("label,x0,x1\n", ": the table has no rows"),
         (f"{HEADER}\n1,2,0\n1,2\n", ", row 2, column 'label': found no value; every sequence needs its label"),
         ("label,x0,x1\n0,1,2\n0,1\n", ", row 2, column 'x1': found no value; expected a finite number (prepare.miss"),
-        (f"{HEADER}\n1,2,0\n1,2,0,5\n", ": not a readable table: Error tokenizing data. C error: Expected 3 fields"),
-        (f"{HEADER}\n1,2,0,5\n1,2,0,5\n", ": not a readable table: Length of header or names does not match"),
+        (f"{HEADER}\n1,2,0\n1,2,0,5\n", ", row 2: found 4 cells, but the header has 3"),
+        (f"{HEADER}\n1,2,0,5\n1,2,0,5\n", ", row 1: found 4 cells, but the header has 3"),
         (f"{HEADER}\n1,2,0\n1,,0\n", ", row 2, column 'x1': found no value; expected a finite number"),
         (f"{HEADER}\n1,2,\n", ", row 1, column 'label': found no value; every sequence needs its label"),
         (f"{HEADER}\n1,2,0\n1,nan,0\n", ", row 2, column 'x1': found no value; expected a finite number"),
@@ -147,16 +151,26 @@ LONG_HEADER = "id,t,ax,label"
         ("x0,weight,label\n1,2,0\n", ": column 'weight' is neither the label nor named <feature>.<step>, as in x.0"),
         ("label\n0\n", ": no column is named <feature>.<step>, as in x.0"),
         (f"{HEADER}\n1,2,0\n1,2,1\n", ": 2 rows are too few for prepare.train_size = 200 and prepare.validation_size"),
-        (f'{HEADER}\n1,"2,0\n', ": not a readable table: "),
+        (f'{HEADER}\n1,"2,0\n', ", row 1: a quotation mark is opened and never closed"),
+        (f'{HEADER}\n\n1,"a\nb",0\n\n1,2,0\n1,2,0,5\n', ", row 3: found 4 cells, but the header has 3"),
+        (f'"{HEADER}\n1,2,0\n', ", header: a quotation mark is opened and never closed"),
+        (f"{HEADER}\n1,2,0\n1,2,\udce9\n", r", row 2: found b'\xe9', which is not UTF-8"),
+        (f"{HEADER}\n1,{'9' * 5000},0\n", ", row 1, column 'x1': found '9999999999999999999999999999999999999...9999"),
+        ("x0,x99999999999,label\n1,2,0\n", ": column 'x99999999999': a time step of 11 digits"),
+        ("x0,x999999999,label\n1,2,0\n", ": column x1 is missing; every feature needs steps 0 to 999999999"),
+        (f"x0,x{'9' * 5000},label\n1,2,0\n", ": column 'x999999999999999999999999999999999999...9999"),
     ],
 )  # fmt: skip
 def test_a_wrong_table_is_refused_and_the_earlier_arrays_are_kept(
     workspace: Workspace, content: str, message: str
 ) -> None:
     workspace.set("prepare.classes", [0, 1, 2])
-    (workspace.folder / "data" / "sequences.csv").write_text(content)
+    (workspace.folder / "data" / "sequences.csv").write_text(content, errors="surrogateescape")
+    started = time.monotonic()
     error = workspace.refuses("prepare")
     assert error.startswith(f"data/sequences.csv{message}")
+    assert len(error) < 300
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -168,6 +182,9 @@ def test_a_wrong_table_is_refused_and_the_earlier_arrays_are_kept(
         (LONG, f"{LONG_HEADER}\na,1,2,0\n,2,3,0\n", ", row 2, column 'id': found no value; every sequence needs its i"),
         (LONG, f"{LONG_HEADER}\na,1,2,0\na,,3,0\n", ", row 2, column 't': found no value; expected a finite number or"),
         (LONG, f"{LONG_HEADER}\na,1,2,0\na,soon,3,0\n", ", row 2, column 't': found 'soon'; expected a finite number"),
+        (LONG, f"{LONG_HEADER}\na,0001-01-01,2,0\n", ", row 1, column 't': found '0001-01-01'; expected a finite"),
+        (LONG, f"{LONG_HEADER}\na,9999-12-31T23:59:59,2,0\n", ", row 1, column 't': found '9999-12-31T23:59:59'; exp"),
+        (LONG, f"{LONG_HEADER}\na,{2**70},2,0\na,{2**70},2,0\n", f", row 2, column 't': found '{2**70}', which is"),
         (LONG, f"{LONG_HEADER}\na,1,2,0\na,1,3,0\n", ", row 2, column 't': found 1, which is not after the row above"),
         (LONG, f"{LONG_HEADER}\na,1,2,0\na,2,3,1\n", ", row 2, column 'label': found '1' after another label in the s"),
         (
@@ -190,7 +207,7 @@ def test_a_wrong_table_is_refused_and_the_earlier_arrays_are_kept(
         ({"time_steps": 3}, f"{HEADER}\n1,2,0\n", ", row 1: a sequence of 2 steps, but prepare.time_steps = 3"),
         ({"label_column": 3}, f"{HEADER}\n1,2,0\n", ": prepare.label_column = 3: the table has 3 columns, the first i"),
         ({"features": ["y"]}, f"{HEADER}\n1,2,0\n", ": no feature 'y' (prepare.features); found x"),
-        ({"ragged": True}, f"{HEADER}\n1,2,0\n,2,0\n", ", row 2, column 'x0': found no value; expected a finite numbe"),
+        ({"ragged": True}, f"{HEADER}\n1,2,0\n,2,0\n", ", row 2, column 'x0': found no value; expected a finite"),
         ({"ragged": True}, f"{HEADER}\n1,2,0\n,,0\n", ", row 2: no value in any column"),
         ({"missing": "zero"}, f"{HEADER}\n1,,0\n1,-inf,0\n", ", row 2, column 'x1': found -inf; expected a finite num"),
         (
@@ -264,6 +281,41 @@ def test_a_damaged_parquet_table_is_refused(workspace: Workspace) -> None:
     (workspace.folder / "data" / "sequences.parquet").write_bytes(b"PAR1 and then nothing")
     error = workspace.refuses("prepare", "data/sequences.parquet", "data/prepared")
     assert error.startswith("data/sequences.parquet: not a readable table: ")
+
+
+BYTES = [b"walk", b"run"] * 20
+NOT_UTF8 = pa.array([b"\xff", b"run"] * 20).view(pa.string())
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("label", BYTES, ", column 'label': found values of type binary; expected text, numbers or dates"),
+        ("label", [["a"], ["b"]] * 20, ", column 'label': found values of type list<element: string>; expected text,"),
+        ("label", [{"a": 1}] * 40, ", column 'label': found values of type struct<a: int64>; expected text, numbers"),
+        ("label", NOT_UTF8, ", row 1, column 'label': cannot be read: 'utf-8' codec can't decode byte 0xff"),
+        ("label", pa.array([1, 2**31 - 1] * 20, pa.date32()), ", row 2, column 'label': cannot be read: "),
+        ("x0", BYTES, ", row 1, column 'x0': found b'walk'; expected a finite number"),
+        ("x0", NOT_UTF8, ", row 1, column 'x0': cannot be read: "),
+        ("x0", pa.array([2**31 - 1] * 40, pa.date32()), ", row 1, column 'x0': found a value of type date32[day] that"),
+        ("x0", [["a"]] * 40, ", row 1, column 'x0': found ['a']; expected a finite number"),
+    ],
+)  # fmt: skip
+def test_values_in_parquet_that_are_no_numbers_or_names_are_refused(
+    empty_workspace: Workspace, column: str, values: Any, message: str
+) -> None:
+    columns = {"x0": [1.0] * 40, "label": ["a", "b"] * 20} | {column: values}
+    pq.write_table(pa.table(columns), empty_workspace.folder / "table.parquet")
+    assert empty_workspace.refuses("prepare", "table.parquet", "prepared").startswith(f"table.parquet{message}")
+
+
+def test_sequences_padded_beyond_the_disk_are_refused_at_once(workspace: Workspace) -> None:
+    workspace.set("prepare.time_steps", 1_000_000_000)
+    workspace.set("prepare.ragged", True)
+    assert re.match(
+        r"700 sequences of 1,000,000,000 time steps need 2,800\.0 GB, and the disk has [\d.,]+ GB free \(prepare\.time",
+        workspace.refuses("prepare"),
+    )
 
 
 def test_a_class_too_rare_to_stratify_is_refused(workspace: Workspace) -> None:

@@ -11,15 +11,18 @@ A missing value is an empty cell, `nan`, `NaN` or `NA` in CSV, and a null or NaN
 the first below the header.
 """
 
+import csv
+import itertools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from shared.data.spool import Spool
-from shared.params import Count, StageParams
+from shared.params import Count, StageParams, shortened, shown
 from shared.stage import StageError, one_line
 
 import numpy as np
@@ -32,8 +35,13 @@ from pydantic import ValidationInfo, field_validator
 CHUNK_ROWS = 65_536  # what is in memory at once,
 CHUNK_CELLS = 4_000_000  # and fewer rows of a wide table
 READ_BYTES = 1 << 20
+MOST_STEP_DIGITS = 9
 MISSING_IN_CSV = ["", "nan", "NaN", "NA"]
 HASHES_AT_ONCE = 4_000_000
+LONGEST_HEADER = 1 << 24  # bytes: a file without lines is no table
+
+NANOSECOND_RANGE = (pd.Timestamp("1678-01-01", tz="UTC"), pd.Timestamp("2262-01-01", tz="UTC"))
+"""What a count of nanoseconds in 64 bits reaches."""
 
 Bools = NDArray[np.bool_]
 
@@ -139,7 +147,7 @@ class Table:
         shape = (-1, len(self._columns) // len(self.features), len(self.features))
         step = 0
         for first_row, batch in self._batches([*self._columns, *self._roles.values()]):
-            cells = self._numbers(batch)
+            cells = self._numbers(batch, first_row)
             missing = np.isnan(cells)
             lengths = np.full(len(cells), shape[1])
             if self._params.ragged:
@@ -165,7 +173,7 @@ class Table:
         last_time: Any = None
         with Spool(scratch, np.uint64) as hashes:
             for first_row, batch in self._batches([*self._columns, *self._roles.values()]):
-                cells = self._numbers(batch)
+                cells = self._numbers(batch, first_row)
                 self._check(cells, np.isnan(cells), batch, first_row)
                 keys = {role: self._keys(batch, role, first_row) for role in self._roles if role != "time"}
                 ids = keys["id"]
@@ -175,9 +183,10 @@ class Table:
                     wrong = changes(keys[role], last.get(role)) & ~new
                     if wrong.any():
                         row = int(wrong.argmax())
+                        found = shown(keys[role].names[keys[role].codes[row]])
                         raise StageError(
-                            f"{self.cell(first_row + row, role)}: found {keys[role].names[keys[role].codes[row]]!r} "
-                            f"after another {role} in the same sequence, {ids.names[ids.codes[row]]!r}"
+                            f"{self.cell(first_row + row, role)}: found {found} after another "
+                            f"{role} in the same sequence, {shown(ids.names[ids.codes[row]])}"
                         )
                 last = {role: column.names[column.codes[-1]] for role, column in keys.items()}
                 begins = np.flatnonzero(new)
@@ -196,12 +205,23 @@ class Table:
                 yield row, batch
             row += batch.num_rows
 
-    def _numbers(self, batch: Any) -> NDArray[np.float32]:
+    def _readable(self, read: Callable[[Any], Any], batch: Any, name: str, first_row: int) -> Any:
+        """What a function reads in a column; a value that it cannot read is named by its row."""
+        column = batch.column(name)
+        try:
+            return read(column)
+        except (ValueError, pa.ArrowException) as error:
+            row = next((row for row in range(len(column)) if not is_readable(column[row])), 0)
+            raise StageError(
+                f"{self.path}, row {first_row + row}, column {shown(name)}: cannot be read: {one_line(error)}"
+            ) from None
+
+    def _numbers(self, batch: Any, first_row: int) -> NDArray[np.float32]:
         """(rows, columns): NaN where a value is missing, infinite where it is no number."""
         cells = np.empty((batch.num_rows, len(self._columns)), np.float32)
         with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, and is refused as such
             for index, name in enumerate(self._columns):
-                cells[:, index] = to_numbers(batch.column(name))
+                cells[:, index] = self._readable(to_numbers, batch, name, first_row)
         return cells
 
     def _check(self, cells: NDArray[np.float32], missing: Bools, batch: Any, first_row: int) -> None:
@@ -212,21 +232,22 @@ class Table:
         if bad.any():
             row, index = divmod(int(bad.argmax()), len(self._columns))
             column = self._columns[index]
-            found = show(batch.column(column)[row].as_py())
+            found = show(batch.column(column)[row])
             hint = " (prepare.missing can fill it)" if missing[row, index] else ""
             raise StageError(
-                f"{self.path}, row {first_row + row}, column {column!r}: found {found}; expected a finite number{hint}"
+                f"{self.path}, row {first_row + row}, column {shown(column)}: found {found}; "
+                f"expected a finite number{hint}"
             )
 
     def _check_times(self, batch: Any, new: Bools, last_time: Any, first_row: int) -> Any:
         """Refuse times that do not rise within a sequence; the last is handed on to the next call."""
         column = batch.column(self._roles["time"])
-        times = to_times(column)
-        if times is None:
-            row = next((row for row, time in enumerate(column.to_pylist()) if not is_time(time)), 0)
+        times, none = self._readable(to_times, batch, self._roles["time"], first_row)
+        if none.any():
+            row = int(none.argmax())
             raise StageError(
-                f"{self.cell(first_row + row, 'time')}: found {show(column[row].as_py())}; "
-                "expected a finite number or a date and time (ISO 8601)"
+                f"{self.cell(first_row + row, 'time')}: found {show(column[row])}; "
+                "expected a finite number or a date and time (ISO 8601) of the years 1678 to 2261"
             )
         rising = np.empty(len(times), bool)
         rising[1:] = times[1:] > times[:-1]
@@ -235,14 +256,20 @@ class Table:
         if wrong.any():
             row = int(wrong.argmax())
             raise StageError(
-                f"{self.cell(first_row + row, 'time')}: found {show(column[row].as_py())}, which is not after the row "
+                f"{self.cell(first_row + row, 'time')}: found {show(column[row])}, which is not after the row "
                 "above; the rows of a sequence should stand in rising time"
             )
         return times[-1]
 
     def _keys(self, batch: Any, role: str, first_row: int) -> Keys:
         """A column of text, none of which may be missing."""
-        keys = to_keys(batch.column(self._roles[role]))
+        try:
+            keys: Keys = self._readable(to_keys, batch, self._roles[role], first_row)
+        except TypeError as error:
+            raise StageError(
+                f"{self.path}, column {shown(self._roles[role])}: found values of type {shortened(str(error))}; "
+                "expected text, numbers or dates"
+            ) from None
         if "" in keys.names:
             row = int((keys.codes == keys.names.index("")).argmax())
             raise StageError(f"{self.cell(first_row + row, role)}: found no value; every sequence needs its {role}")
@@ -259,7 +286,7 @@ class Table:
                 name = ids.names[ids.codes[row]]
                 if name in seen:
                     raise StageError(
-                        f"{self.cell(first_row + int(row), 'id')}: sequence {name!r} has other rows further up; "
+                        f"{self.cell(first_row + int(row), 'id')}: sequence {shown(name)} has other rows further up; "
                         "the rows of a sequence should stand together"
                     )
                 seen.add(name)
@@ -267,7 +294,27 @@ class Table:
 
     def cell(self, row: int, role: str) -> str:
         """A cell by its row and by what its column holds, as messages name it."""
-        return f"{self.path}, row {row}, column {self._roles[role]!r}"
+        return f"{self.path}, row {row}, column {shown(self._roles[role])}"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever the libraries raise about a table into one line.
+
+    Raises:
+        StageError: Anything else was raised.
+    """
+    try:
+        yield
+    except (StageError, MemoryError):
+        raise
+    except OSError as error:
+        raise StageError(f"{path}: not a readable table: {error.strerror or one_line(error)}") from error
+    except pd.errors.EmptyDataError:
+        raise StageError(f"{path}: the table is empty") from None
+    except Exception as error:
+        found = find_csv_fault(path, error) if path.suffix == ".csv" else f": not a readable table: {one_line(error)}"
+        raise StageError(f"{path}{found}") from None
 
 
 def read_header(path: Path) -> list[str]:
@@ -276,20 +323,22 @@ def read_header(path: Path) -> list[str]:
     Raises:
         StageError: The file is neither CSV nor Parquet, is empty or cannot be read, or a name stands there twice.
     """
-    try:
+    if path.suffix not in (".csv", ".parquet"):
+        raise StageError(f"{path}: a table should be .csv or .parquet")
+    with reading(path):
         if path.suffix == ".parquet":
             names = [str(name) for name in pq.read_schema(path).names]
-        elif path.suffix == ".csv":
-            names = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
         else:
-            raise StageError(f"{path}: a table should be .csv or .parquet")
-    except pd.errors.EmptyDataError:
-        raise StageError(f"{path}: the table is empty") from None
-    except (ValueError, OSError) as error:
-        raise StageError(f"{path}: not a readable table: {one_line(error)}") from None
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise StageError(f"{path}: two columns are called {name!r}")
+            with path.open("rb") as file:
+                start = file.read(LONGEST_HEADER)
+            if len(start) == LONGEST_HEADER and b"\n" not in start and b"\r" not in start:
+                raise StageError(f"{path}: the first {LONGEST_HEADER:,} bytes hold no line; is it a CSV table?")
+            names = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise StageError(f"{path}: two columns are called {shown(name)}")
+        seen.add(name)
     return names
 
 
@@ -300,7 +349,7 @@ def read_batches(path: Path, columns: list[str], text_columns: list[str]) -> Ite
         StageError: The file cannot be parsed (a row too long, an open quote).
     """
     rows = max(1, min(CHUNK_ROWS, CHUNK_CELLS // len(columns)))
-    try:
+    with reading(path):
         if path.suffix == ".parquet":
             # Buffered: else all that has been read, or a whole row group, is kept in memory.
             with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:
@@ -321,9 +370,33 @@ def read_batches(path: Path, columns: list[str], text_columns: list[str]) -> Ite
                 na_values={name: MISSING_IN_CSV for name in names if name not in text_columns},
             )
             for frame in frames:
-                yield pa.RecordBatch.from_pandas(frame[columns], preserve_index=False)
-    except (ValueError, OSError, NotImplementedError, pd.errors.ParserWarning) as error:
-        raise StageError(f"{path}: not a readable table: {one_line(error)}") from None
+                beyond = [name for name in columns if frame[name].dtype == object]  # integers of more than 64 bits
+                chosen = frame[columns].astype(dict.fromkeys(beyond, str)) if beyond else frame[columns]
+                yield pa.RecordBatch.from_pandas(chosen, preserve_index=False)
+
+
+def find_csv_fault(path: Path, error: Exception) -> str:
+    """What a parser of CSV stumbled over, by the row that holds it: pandas counts lines, and the header with them."""
+    width, row, place = 0, 0, ""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        try:
+            for cells in csv.reader(file):
+                if len(cells) < 2 and not "".join(cells).strip():  # as pandas does: an empty line is no row
+                    continue
+                place = f", row {row}" if row else ", header"
+                if not "".join(cells).isprintable():
+                    for cell in cells:
+                        if any("\udc80" <= character <= "\udcff" for character in cell):
+                            return f"{place}: found {shown(cell.encode(errors='surrogateescape'))}, which is not UTF-8"
+                width = width or len(cells)
+                if len(cells) > width:
+                    return f"{place}: found {len(cells)} cells, but the header has {width}"
+                row += 1
+        except csv.Error:  # a cell longer than that module takes
+            return f", row {row}: a cell is too long; is a quotation mark never closed?"
+    if "inside string" in str(error):
+        return f"{place}: a quotation mark is opened and never closed"
+    return f": not a readable table: {type(error).__name__}"
 
 
 def find_roles(names: list[str], params: TableParams, path: Path) -> dict[str, str]:
@@ -339,16 +412,16 @@ def find_roles(names: list[str], params: TableParams, path: Path) -> dict[str, s
         if isinstance(column, int):
             if not -len(names) <= column < len(names):
                 raise StageError(
-                    f"{path}: prepare.{key} = {column}: the table has {len(names)} columns, the first is 0"
+                    f"{path}: prepare.{key} = {shown(column)}: the table has {len(names)} columns, the first is 0"
                 )
             column = names[column]
         if column is None:
             continue
         if column not in names:
-            raise StageError(f"{path}: no {role} column {column!r} (prepare.{key}); found {listed(names)}")
+            raise StageError(f"{path}: no {role} column {shown(column)} (prepare.{key}); found {listed(names)}")
         for other, taken in roles.items():
             if taken == column:
-                raise StageError(f"{path}: column {column!r} is both prepare.{other}_column and prepare.{key}")
+                raise StageError(f"{path}: column {shown(column)} is both prepare.{other}_column and prepare.{key}")
         roles[role] = column
     return roles
 
@@ -362,17 +435,21 @@ def find_wide_features(names: list[str], wanted: list[str] | None, path: Path) -
     steps: dict[str, dict[int, str]] = {}
     separators: dict[str, str] = {}
     for name in names:
-        match = re.fullmatch(r"(.+?)([._]?)(?<!\d)(\d+)", name)
+        match = re.fullmatch(r"(.+?)([._]?)(?<!\d)(\d+)", name, re.ASCII)
+        if match and len(match[3]) > MOST_STEP_DIGITS:
+            raise StageError(f"{path}: column {shown(name)}: a time step of {len(match[3])} digits")
         if match:
             feature, separator, step = match[1], match[2], int(match[3])
             columns = steps.setdefault(feature, {})
             if step in columns:
-                raise StageError(f"{path}: columns {columns[step]!r} and {name!r} are the same step of {feature!r}")
+                raise StageError(
+                    f"{path}: columns {shown(columns[step])} and {shown(name)} are the same step of {shown(feature)}"
+                )
             columns[step] = name
             separators[feature] = separator
         elif wanted is None:
             raise StageError(
-                f"{path}: column {name!r} is neither the label nor named <feature>.<step>, as in x.0; "
+                f"{path}: column {shown(name)} is neither the label nor named <feature>.<step>, as in x.0; "
                 "prepare.features can name the features to read"
             )
     if not steps:
@@ -380,13 +457,13 @@ def find_wide_features(names: list[str], wanted: list[str] | None, path: Path) -
     features = wanted or list(steps)
     for feature in features:
         if feature not in steps:
-            raise StageError(f"{path}: no feature {feature!r} (prepare.features); found {listed(list(steps))}")
+            raise StageError(f"{path}: no feature {shown(feature)} (prepare.features); found {listed(list(steps))}")
     time_steps = max(max(steps[feature]) for feature in features) + 1
     for feature in features:
         if len(steps[feature]) < time_steps:
-            missing = min(set(range(time_steps)) - steps[feature].keys())
+            missing = next(step for step in itertools.count() if step not in steps[feature])
             raise StageError(
-                f"{path}: column {feature}{separators[feature]}{missing} is missing; "
+                f"{path}: column {shortened(feature)}{separators[feature]}{missing} is missing; "
                 f"every feature needs steps 0 to {time_steps - 1}"
             )
     return features, [steps[feature][step] for step in range(time_steps) for feature in features]
@@ -400,7 +477,7 @@ def find_long_features(names: list[str], wanted: list[str] | None, path: Path) -
     """
     for feature in wanted or ():
         if feature not in names:
-            raise StageError(f"{path}: no feature {feature!r} (prepare.features); found {listed(names)}")
+            raise StageError(f"{path}: no feature {shown(feature)} (prepare.features); found {listed(names)}")
     if not names:
         raise StageError(f"{path}: no column is left for a feature beside label, id and time")
     return wanted or names
@@ -422,39 +499,62 @@ def to_numbers(column: Any) -> NDArray[Any]:
     return numbers
 
 
-def to_times(column: Any) -> NDArray[Any] | None:
-    """Numbers that rise as the times do; None if one of the times is none."""
+def to_times(column: Any) -> tuple[NDArray[Any], Bools]:
+    """Numbers that rise as the times do, and where there is no time."""
     kind = column.type
-    if column.null_count:
-        return None
-    if pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        ticks: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-        return ticks if ticks.dtype.kind in "iu" else ticks.astype(np.int64)
+    none: Bools = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_floating(kind):
         numbers: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-        return numbers if np.isfinite(numbers).all() else None
+        return numbers, ~np.isfinite(numbers)
+    if none.any():
+        return np.zeros(len(column)), none
+    if pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        ticks: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        return ticks if ticks.dtype.kind in "iu" else ticks.astype(np.int64), none
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         text = column.to_pandas()
         numbers = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
-        if np.isfinite(numbers).all():
-            return numbers
+        no_numbers: Bools = ~np.isfinite(numbers)
+        if not no_numbers.any():
+            return numbers, no_numbers
         moments = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-        return None if moments.isna().any() else moments.dt.as_unit("ns").astype(np.int64).to_numpy()
-    return None
-
-
-def is_time(value: Any) -> bool:
-    """Whether a single value is one that `to_times` takes."""
-    return to_times(pa.array([value])) is not None
+        none = ~moments.between(*NANOSECOND_RANGE).to_numpy()  # not a time is not between
+        if none.any():
+            return numbers, none & no_numbers if (none & no_numbers).any() else none
+        return moments.dt.as_unit("ns").astype(np.int64).to_numpy(), none
+    return np.zeros(len(column)), ~none
 
 
 def to_keys(column: Any) -> Keys:
-    """A column as text; a missing value is the empty text."""
+    """A column as text; a missing value is the empty text.
+
+    Raises:
+        TypeError: Its values are lists, bytes or of another type without a text of its own.
+        ValueError: One of them cannot be read: text that is not UTF-8, a date beyond the calendar.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    encoded = column.dictionary_encode(null_encoding="encode")
-    names = ["" if pd.isna(name) else str(name) for name in encoded.dictionary.to_pylist()]
+    kind = column.type
+    if not (pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+            or pa.types.is_decimal(kind) or pa.types.is_null(kind)):  # fmt: skip
+        raise TypeError(str(kind))
+    try:
+        encoded = column.dictionary_encode(null_encoding="encode")
+        names = ["" if pd.isna(name) else str(name) for name in encoded.dictionary.to_pylist()]
+    except NotImplementedError as error:
+        raise TypeError(str(error)) from None
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
     return Keys(encoded.indices.to_numpy().astype(np.int64), names)
+
+
+def is_readable(cell: Any) -> bool:
+    """Whether a value of Arrow's is one of Python's too."""
+    try:
+        cell.as_py()
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def changes(keys: Keys, before: str | None) -> Bools:
@@ -484,11 +584,14 @@ def find_repeated(hashes: Spool) -> set[int]:
     return repeated
 
 
-def show(value: Any) -> str:
+def show(cell: Any) -> str:
     """A table's value, as a message quotes it."""
-    return "no value" if value is None or value == "" or value != value else repr(value)
+    if not is_readable(cell):
+        return f"a value of type {cell.type} that cannot be read"
+    value = cell.as_py()
+    return "no value" if value is None or value == "" or value != value else shown(value)
 
 
 def listed(names: list[str]) -> str:
     """Names as a message lists them: a table may have thousands."""
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return ", ".join(map(shortened, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
