@@ -40,7 +40,7 @@ from shared.files.inspection import FileFacts, inspect_file
 from shared.files.integer_sums import integer_sums
 from shared.files.requirements import requirements_of
 from shared.params import Count, Seed, StageParams, read_params
-from shared.stage import StageError, one_line, parse_args, rounded, run, write_json
+from shared.stage import StageError, one_line, parse_args, rounded, run, write_metrics
 
 import numpy as np
 from pydantic import Field
@@ -252,9 +252,9 @@ def main() -> None:
         stock_size = inspect_file(stock)
         results = benchmark(files | {STOCK: stock}, split, params)
     results[STOCK] |= {"bytes": stock_size.bytes, "compressed_bytes": stock_size.compressed_bytes}
-    write_json(args.size, nest({key: sizes(files[key], found) for key, found in facts.items()}))
+    write_metrics(args.size, nest({key: sizes(files[key], found) for key, found in facts.items()}))
     ops = {key: ops_in_words(found) for key, found in facts.items()}
-    write_json(args.timings, {"machine": machine(), "ops": nest(ops), "files": nest(results)})
+    write_metrics(args.timings, {"machine": machine(), "ops": nest(ops), "files": nest(results)})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from shared.data.chunks import chunks
 from shared.data.sequences import Prepared
 from shared.execution.predictions import Prediction, find_reference, nest, read_predictions
 from shared.judging.uncertainty import loss_interval, share_interval
-from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_json
+from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_metrics
 
 import numpy as np
 import pandas as pd
@@ -152,8 +152,8 @@ def main() -> None:
     )
     data = Prepared(args.prepared)
     predictions = list(read_predictions(args.predictions))
-    figures, confusion = evaluate(predictions, data.split("test").labels, data.schema.classes)
-    write_json(args.metrics, nest(figures))
+    figures, confusion = evaluate(predictions, data.split("test").labels, data.schema.shown_classes)
+    write_metrics(args.metrics, nest(figures))
     write_bytes(args.confusion, confusion.to_csv(index=False).encode())
 
 

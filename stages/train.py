@@ -15,7 +15,7 @@ from shared.data.sequences import Prepared, Schema
 from shared.network.architectures import ArchitectureParams, Choice
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
 from shared.params import Count, Seed, StageParams, Threads, read_params
-from shared.stage import StageError, parse_args, reading, rounded, run, write_bytes, write_json
+from shared.stage import StageError, parse_args, reading, rounded, run, write_bytes, write_metrics
 from shared.training.batches import Batches
 from shared.training.devices import ALONE, DeviceName, Processes, open_processes
 from shared.training.resume import ResumeFile, hash_files, hash_sources
@@ -371,7 +371,7 @@ def main() -> None:
         if processes.rank == 0:
             figures = summary(model, epochs, params.keep)
             save_checkpoint(args.checkpoint, Checkpoint(model.cpu(), figures))
-            write_json(args.summary, figures)
+            write_metrics(args.summary, figures)
             write_bytes(args.loss, loss_table(epochs).encode())
             resume.remove()
 

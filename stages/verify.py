@@ -24,7 +24,7 @@ from shared.judging.limits import Tolerance, VerifyParams
 from shared.judging.parity import BIN_EDGES, Comparison, Scale, compare, measure
 from shared.judging.probes import judge_file, judge_net
 from shared.params import read_params
-from shared.stage import StageError, parse_args, read_json, rounded, run, write_bytes, write_json
+from shared.stage import StageError, parse_args, read_json, rounded, run, write_bytes, write_metrics
 
 import numpy as np
 import pandas as pd
@@ -281,9 +281,9 @@ def main() -> None:
     data = Prepared(args.prepared)
     predictions = list(read_predictions(args.predictions))
     figures, comparisons = verify_all(predictions, read_json(args.evaluation), names, params)
-    write_json(args.metrics, nest(figures))
+    write_metrics(args.metrics, nest(figures))
     write_csv(args.parity, parity_table(comparisons))
-    write_csv(args.flips, flips_table(comparisons, data.split("test").labels, data.schema.classes))
+    write_csv(args.flips, flips_table(comparisons, data.split("test").labels, data.schema.shown_classes))
 
 
 if __name__ == "__main__":

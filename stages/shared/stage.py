@@ -389,6 +389,19 @@ def write_json(path: Path, data: Any) -> None:
     write_bytes(path, f"{text}\n".encode())
 
 
+def write_metrics(path: Path, data: Any) -> None:
+    """Write JSON that people look at, in a terminal too: text in it steers nothing."""
+    write_json(path, _all_printable(data))
+
+
+def _all_printable(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {printable(str(name)): _all_printable(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_all_printable(value) for value in data]
+    return printable(data) if isinstance(data, str) else data
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a metrics file.
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, BinaryIO, Literal, Self, get_args
 
 from shared.data.chunks import chunks
 from shared.stage import StageError, read_bytes, reading, write_json
+from shared.text import as_cell
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,12 @@ class Schema(BaseModel):
             if len(rows) != len(self.classes) or sum(rows) != self.rows[split]:
                 raise ValueError(f"class_rows of {split} should have a count for each class, {self.rows[split]} in all")
         return self
+
+    @property
+    def shown_classes(self) -> list[str]:
+        """The names of the classes as metrics, tables and pages show them: they steer nothing, and are distinct."""
+        names = [as_cell(name) for name in self.classes]
+        return names if len(set(names)) == len(names) else [f"{name} ({index})" for index, name in enumerate(names)]
 
 
 @dataclass(frozen=True)

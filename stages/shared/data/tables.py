@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from shared.data.spool import Spool
 from shared.params import Count, StageParams, shortened, shown
-from shared.stage import StageError, one_line
+from shared.stage import StageError, one_line, reading
 
 import numpy as np
 import pandas as pd
@@ -298,23 +298,21 @@ class Table:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever the libraries raise about a table into one line.
+def reading_table(path: Path) -> Iterator[None]:
+    """As `reading`, but a fault in CSV is named by its row.
 
     Raises:
-        StageError: Anything else was raised.
+        StageError: The table cannot be read.
     """
-    try:
-        yield
-    except (StageError, MemoryError):
-        raise
-    except OSError as error:
-        raise StageError(f"{path}: not a readable table: {error.strerror or one_line(error)}") from error
-    except pd.errors.EmptyDataError:
-        raise StageError(f"{path}: the table is empty") from None
-    except Exception as error:
-        found = find_csv_fault(path, error) if path.suffix == ".csv" else f": not a readable table: {one_line(error)}"
-        raise StageError(f"{path}{found}") from None
+    with reading(path, "table"):
+        try:
+            yield
+        except pd.errors.EmptyDataError:
+            raise StageError(f"{path}: the table is empty") from None
+        except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
+            if path.suffix != ".csv":
+                raise
+            raise StageError(f"{path}{find_csv_fault(path, error)}") from None
 
 
 def read_header(path: Path) -> list[str]:
@@ -325,7 +323,7 @@ def read_header(path: Path) -> list[str]:
     """
     if path.suffix not in (".csv", ".parquet"):
         raise StageError(f"{path}: a table should be .csv or .parquet")
-    with reading(path):
+    with reading_table(path):
         if path.suffix == ".parquet":
             names = [str(name) for name in pq.read_schema(path).names]
         else:
@@ -349,7 +347,7 @@ def read_batches(path: Path, columns: list[str], text_columns: list[str]) -> Ite
         StageError: The file cannot be parsed (a row too long, an open quote).
     """
     rows = max(1, min(CHUNK_ROWS, CHUNK_CELLS // len(columns)))
-    with reading(path):
+    with reading_table(path):
         if path.suffix == ".parquet":
             # Buffered: else all that has been read, or a whole row group, is kept in memory.
             with pq.ParquetFile(path, pre_buffer=False, buffer_size=READ_BYTES) as file:

@@ -17,6 +17,7 @@ from shared.page.formatting import (
 from shared.page.pictures import FORMAT_NAMES, STYLE, to_svg
 from shared.page.run import Run
 from shared.page.sections import LAYOUT, Drawn, Fed
+from shared.text import printable
 
 import jinja2
 import matplotlib as mpl
@@ -32,6 +33,7 @@ def environment(*, escape: bool) -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=escape,  # noqa: S701 - Markdown has the filter `md`
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # not of what is HTML already
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -14,7 +14,7 @@ MOST_CLASSES_IN_MATRIX = 25
 
 def content(run: Run) -> dict[str, Any]:
     """The matrix, or if there are too many classes the pairs."""
-    classes = run.schema.classes
+    classes = run.schema.shown_classes
     return {
         "matrix": confusion_rows(run.confusion, classes) if len(classes) <= MOST_CLASSES_IN_MATRIX else [],
         "confusions": commonest_confusions(run.confusion),
