@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "stages"))
@@ -21,8 +21,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError  # noqa
 from tabulate import tabulate  # noqa: E402
 
 STAGES = ("evaluate", "verify", "benchmark")  # whose figures the table has
-COLUMNS = ("file", "executed by", "accuracy", "macro F1", "error", "tolerance", "size", "latency", "parity")
+COLUMNS = ("file", "executed by", "accuracy", "change", "macro F1", "error", "size", "latency", "verdict")
 ALIGNMENT = ("left", "left", *["right"] * 6, "left")
+REFERENCE = "pytorch fp32"
 
 Figures = dict[str, Any]
 
@@ -30,24 +31,36 @@ Figures = dict[str, Any]
 def line(
     name: str, figures: Figures | None, parity: Figures | None, size: Figures | None, timings: Figures | None
 ) -> tuple[str, ...]:
-    """One row of the table.
+    """One row of the table; empty where there is no figure.
 
-    The error is relative to the standard deviation of PyTorch's logits; the latency is the median at batch 1 with one
-    thread, empty for a file that was not timed here.
+    The change is in points of accuracy against PyTorch; the error is relative to the standard deviation of PyTorch's
+    logits; the latency is the median at batch 1 with one thread.
     """
-    task = (f"{figures['accuracy']:.2%}", f"{figures['macro_f1']:.4f}") if figures else ("", "")
+    parity = parity or {}
+    loss, error = parity.get("accuracy_loss"), parity.get("relative_error")
     threads = timings and (timings.get("one_thread") or timings.get("all_threads"))
-    cost = (
+    return (
+        name,
+        "pytorch" if name == REFERENCE else parity.get("executor", ""),
+        f"{figures['accuracy']:.2%}" if figures else "",
+        "" if loss is None else f"{-100 * loss + 0:+.2f}",
+        f"{figures['macro_f1']:.4f}" if figures else "",
+        "" if error is None else f"{error:.1e}",
         f"{size['bytes'] / 1e3:.1f} kB" if size else "",
         f"{threads['latency_ms']['p50'] * 1e3:.1f} µs" if threads else "",
+        verdict(name, parity),
     )
-    if parity is None:
-        return (name, "pytorch", *task, "", "", *cost, "the reference")
-    verdict = "verified" if parity["passed"] else "; ".join(parity["problems"])
-    if "relative_error" not in parity:
-        return (name, parity.get("executor", ""), *task, "", "", *cost, verdict)
-    error = (f"{parity['relative_error']:.1e}", f"{parity['tolerance']:.1e}")
-    return (name, parity["executor"], *task, *error, *cost, verdict)
+
+
+def verdict(name: str, parity: Figures) -> str:
+    """What `verify` found, in words."""
+    if parity.get("problems"):
+        return f"wrong: {'; '.join(parity['problems'])}"
+    if name == REFERENCE:
+        return "the reference"
+    if parity.get("losses"):
+        return f"too lossy: {'; '.join(parity['losses'])}"
+    return str(parity.get("outcome", ""))
 
 
 class Used(BaseModel):
@@ -66,11 +79,12 @@ class Task(Used):
 class Parity(Used):
     """In metrics/verify.json; of a file that was not executed, there are problems alone."""
 
-    passed: bool
+    outcome: Literal["wrong", "too_lossy", "fit"]
     problems: list[str]
+    losses: list[str]
     executor: str = ""
     relative_error: float = 0
-    tolerance: float = 0
+    accuracy_loss: float = 0
 
 
 class Size(Used):
@@ -132,24 +146,24 @@ def read(name: str, form: Any) -> Figures:
 
 
 def left_behind() -> list[str]:
-    """The stages whose inputs are not those that they wrote their figures from, as after a run that failed half-way."""
+    """The stages whose figures are of an earlier run: something that they are made from, directly or not, has changed.
+
+    As after a run that failed half-way, or a parameter that was changed since.
+    """
     try:
         with Repo() as repo:
-            status = repo.status(targets=STAGES)
+            found = {stage: repo.status(targets=[stage], with_deps=True) for stage in STAGES}
     except NotDvcRepoError:
         return []
     except DvcException as error:  # such as for a dvc.lock that is cut off
         raise StageError(f"DVC cannot say what the figures are of: {one_line(error)}") from None
-    changed = {
-        stage: {kind: set(files.values()) for part in parts if isinstance(part, dict) for kind, files in part.items()}
-        for stage, parts in status.items()
-    }
-    return [
-        stage
-        for stage in STAGES
-        # One that failed after it had written has new outputs.
-        if "modified" in changed.get(stage, {}).get("changed deps", ()) and "changed outs" not in changed[stage]
-    ]
+    return [stage for stage, status in found.items() if any(map(has_new_inputs, status.values()))]
+
+
+def has_new_inputs(changes: list[Any]) -> bool:
+    """Whether DVC would run a stage again for more than an output that differs: another input, parameter or command."""
+    parts = (part for change in changes for part in (change if isinstance(change, dict) else [change]))
+    return any(part != "changed outs" for part in parts)
 
 
 def main() -> None:
@@ -159,18 +173,25 @@ def main() -> None:
         read(name, dict[str, dict[str, form]])  # type: ignore[valid-type]
         for name, form in (("evaluate", Task), ("verify", Parity), ("size", Size))
     )
-    sources = [evaluation, verification, sizes, benchmark["files"]]
-    rows = [
-        line(f"{file_format} {precision}", *(source.get(file_format, {}).get(precision) for source in sources))
+    timings = benchmark["files"]
+    names = {
+        file_format: sorted(evaluation.get(file_format, {}) | verification.get(file_format, {}))
         for file_format in evaluation | verification
-        for precision in sorted(evaluation.get(file_format, {}) | verification.get(file_format, {}))
+    }
+    stale = left_behind()
+    found = [("evaluate", evaluation), ("verify", verification), ("benchmark", sizes), ("benchmark", timings)]
+    figures = [{} if stage in stale else content for stage, content in found]
+    rows = [
+        line(f"{file_format} {variant}", *(source.get(file_format, {}).get(variant) for source in figures))
+        for file_format, variants in names.items()
+        for variant in variants
     ]
     lines = [tuple(map(printable, row)) for row in (COLUMNS, *rows)]
     print(tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=ALIGNMENT))
     print(f"latency: median of one sequence, one thread, {printable(benchmark['machine']['cpu'])}")
-    if stages := left_behind():
+    if stale:
         print(
-            f"show_metrics: warning: the figures of {', '.join(stages)} are of an earlier run; `dvc repro` renews them",
+            f"show_metrics: warning: left out what {', '.join(stale)} found in an earlier run; `dvc repro` renews it",
             file=sys.stderr,
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.filling import Floats, Ints, Moments, fill_previous, pad
-from shared.data.sequences import SPLITS, PreparedWriter, Schema
+from shared.data.sequences import SPLITS, PreparedWriter, Schema, Split
 from shared.data.splitting import BLOCK_ROWS, count_rows, deal, deal_groups, proportional
 from shared.data.spool import Spool
 from shared.data.tables import Chunk, Keys, Table, TableParams, listed
@@ -272,6 +272,14 @@ def draw_splits(rows: Rows, labels: list[str], groups: list[str], params: Params
     return class_rows
 
 
+def count_groups(rows: Rows, groups: int) -> dict[Split, int]:
+    """How many groups are in each split."""
+    seen = np.zeros((len(SPLITS), groups), bool)
+    for start, stop in rows.chunks(BLOCK_ROWS):
+        seen[rows.drawn.read(start, stop), rows.groups.read(start, stop)] = True
+    return dict(zip(SPLITS, seen.sum(axis=1).tolist(), strict=True))
+
+
 def count_free(rows: Rows, labels: int, groups: int) -> tuple[Ints, Ints, Ints]:
     """How many rows the table gives to each split (all to train without a split column).
 
@@ -433,6 +441,7 @@ def prepare(path: Path, folder: Path, params: Params) -> None:
                     ragged=params.ragged,
                     rows=counts,
                     class_rows=dict(zip(SPLITS, class_rows.tolist(), strict=True)),
+                    groups=count_groups(rows, len(groups)) if groups else None,
                     length_range=(shortest, longest),
                     filled=filled,
                     mean=moments.mean.tolist(),

@@ -5,7 +5,6 @@ wrote, in a hidden file beside the checkpoint, and ends in the bytes of an unint
 """
 
 import math
-import operator
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
@@ -63,7 +62,10 @@ class Params(StageParams):
 
 @dataclass(frozen=True)
 class Epoch:
-    """Losses of one pass over the training split: the mean while its weights moved, and after it on validation."""
+    """Cross-entropy of one pass over the training split: the mean while its weights moved, and after it on validation.
+
+    Of both the plain one: every row counts alike, and for its own class alone.
+    """
 
     train_loss: float
     validation_loss: float
@@ -250,8 +252,7 @@ def train(
     if params.mixed_precision is not None:
         precision = torch.autocast(device.type, dtype=getattr(torch, params.mixed_precision))
     steps = params.epochs * len(batches)
-    class_rows = data.schema.class_rows["train"]
-    epoch_weight = sum(map(operator.mul, class_weights or [1.0] * len(class_rows), class_rows))
+    altered = weights is not None or params.label_smoothing > 0
     progress = tqdm(
         desc="train", unit="seq", unit_scale=True, disable=None if processes.rank == 0 else True,
         total=params.epochs * batches.rows, initial=len(fit.epochs) * batches.rows + fit.step * batches.batch_size,
@@ -269,6 +270,8 @@ def train(
                 logits.float(), batch.labels, weights, reduction="sum", label_smoothing=params.label_smoothing
             )
             loss = losses / (batch.weight / processes.count)  # whose gradients are averaged
+            # What is reported is as on validation: alike for all rows, whatever the optimiser is given.
+            plain = cross_entropy(logits.detach().float(), batch.labels, reduction="sum") if altered else losses
             fit.optimizer.zero_grad()
             fit.scaler.scale(loss).backward()
             if params.gradient_clip is not None:
@@ -276,11 +279,11 @@ def train(
                 nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clip)
             fit.scaler.step(fit.optimizer)
             fit.scaler.update()
-            fit.end_step(loss.detach(), batch.weight / processes.count)
+            fit.end_step(plain.detach() / (batch.rows / processes.count), batch.rows / processes.count)
             progress.update(batch.rows)
             if resume and resume.due():
                 resume.write(fit.state(processes))
-        train_loss = processes.sum(fit.loss_sum).item() / epoch_weight
+        train_loss = processes.sum(fit.loss_sum).item() / batches.rows
         epoch = Epoch(train_loss, *validate(fit.model, validation, processes))
         check_finite(len(fit.epochs) + 1, epoch, fit.optimizer.param_groups[0]["lr"])
         fit.end_epoch(epoch, params.keep)

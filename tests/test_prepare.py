@@ -225,6 +225,8 @@ def test_no_group_lies_in_two_splits_and_sizes_come_near(empty_workspace: Worksp
     params = {"group_column": "who", "train_size": 0.6, "validation_size": 0.2}
     data = prepare_table(empty_workspace, table, params)
     assert splits_of(data, table).groupby(table["who"]).nunique().max() == 1
+    found = splits_of(data, table).groupby(table["who"]).first().value_counts()
+    assert data.schema.groups == {split: found[split] for split in SPLITS}
     rows = np.array(list(data.schema.rows.values()))
     np.testing.assert_allclose(rows, [468, 156, 156], atol=5)
     other = prepare_table(empty_workspace, grouped_table([20] * 39), params | {"seed": 3})

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from commands import show_metrics
 from shared.stage import StageError
@@ -18,13 +19,13 @@ def test_a_line_for_every_file(
     monkeypatch.chdir(small_run)
     show_metrics.main()
     header, *lines, note = capsys.readouterr().out.splitlines()
-    files = [path for folder in (small_run / "models").iterdir() for path in folder.iterdir()]
+    files = [path for folder in (small_run / "models").iterdir() for path in folder.glob("classifier*")]
     assert len(lines) == len(files)
     assert all(len(line) <= 112 for line in (header, *lines))
     size = json.loads((small_run / "metrics/size.json").read_text())["onnx"]["fp32"]["bytes"]
     [fp32] = [line for line in lines if line.startswith("onnx fp32")]
     assert f"{size / 1e3:.1f} kB" in fp32
-    assert fp32.endswith("µs  verified")
+    assert fp32.endswith("µs  fit")
     assert not [line for line in lines if line.startswith("coreml") and "µs" in line and " reference " in line]
     assert note.startswith("latency: median of one sequence, one thread, ")
 
@@ -54,8 +55,8 @@ def test_before_the_first_run(workspace: Workspace) -> None:
         ("size", lambda text: text.replace('"bytes"', '"octets"'), r"^metrics/size\.json: \w+\.\w+\.bytes is missing"),
         (
             "verify",
-            lambda text: text.replace("true", "1"),
-            r"^metrics/verify\.json: .* = 1: input should be a valid bool",
+            lambda text: text.replace('"fit"', "1"),
+            r"^metrics/verify\.json: .*outcome = 1: input should be ",
         ),
         (
             "benchmark",
@@ -74,18 +75,45 @@ def test_damaged_metrics_are_one_line(
         show_metrics.main()
 
 
-def test_figures_of_an_earlier_run_are_told(
+def test_figures_of_an_earlier_run_are_left_out(
     reproduced: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As a run leaves them that failed in `verify`, before it came to `benchmark`."""
+    """As a run leaves them that failed before it came to them, at whichever stage."""
     monkeypatch.chdir(reproduced.folder)
     show_metrics.main()
-    assert capsys.readouterr().err == ""
-    for changed in ("models/onnx/classifier-fp32.onnx", "data/predictions/onnx/fp32.npy", "metrics/verify.json"):
-        path = reproduced.folder / changed
-        path.unlink()  # it may be a link into DVC's cache
-        path.write_text(json.dumps({}))
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert len(re.findall(r"\d\d%", printed.out)) == printed.out.count(" kB") == len(printed.out.splitlines()) - 2
+
+    reproduced.set("verify.accuracy_loss", 0.25)
     show_metrics.main()
-    assert capsys.readouterr().err == (
-        "show_metrics: warning: the figures of evaluate, benchmark are of an earlier run; `dvc repro` renews them\n"
+    judged = capsys.readouterr()
+    assert judged.err == (
+        "show_metrics: warning: left out what verify found in an earlier run; `dvc repro` renews it\n"
     )
+    assert (judged.out.count(" kB"), judged.out.count("fit"), judged.out.count("onnxruntime")) == (
+        printed.out.count(" kB"), 0, 0
+    )  # fmt: skip
+
+    # All are made from the data, however far away.
+    reproduced.set("generate.seed", 12345)
+    show_metrics.main()
+    nothing = capsys.readouterr()
+    assert "left out what evaluate, verify, benchmark found" in nothing.err
+    assert not re.findall(r"%| kB|fit", nothing.out)
+    assert nothing.out.startswith("file ")
+    assert "onnx fp32" in nothing.out
+
+
+@pytest.mark.parametrize(
+    ("name", "parity", "words"),
+    [
+        ("onnx fp16", {"outcome": "fit", "problems": [], "losses": []}, "fit"),
+        ("onnx fp16", {"outcome": "wrong", "problems": ["values: far off"], "losses": []}, "wrong: values: far off"),
+        ("onnx fp16", {"outcome": "too_lossy", "problems": [], "losses": ["much"]}, "too lossy: much"),
+        ("pytorch fp32", {}, "the reference"),
+        ("pytorch fp32", {"outcome": "wrong", "problems": ["padding: x"], "losses": []}, "wrong: padding: x"),
+    ],
+)
+def test_the_verdict_is_in_words(name: str, parity: dict[str, Any], words: str) -> None:
+    assert show_metrics.verdict(name, parity) == words

@@ -36,6 +36,7 @@ class Schema(BaseModel):
         ragged: Whether sequences differ in length: shorter ones are padded with zeros at the end.
         rows: Number of rows of each split.
         class_rows: Number of rows of each class in each split, in the order of the classes.
+        groups: Number of groups in each split, none of which is in two; None where rows were dealt one by one.
         length_range: Steps of the shortest sequence and of the longest.
         filled: Number of missing values that were filled in.
         mean: Mean of each feature over the training split, padding left out.
@@ -50,6 +51,7 @@ class Schema(BaseModel):
     ragged: bool
     rows: dict[Split, NonNegativeInt]
     class_rows: dict[Split, list[NonNegativeInt]]
+    groups: dict[Split, NonNegativeInt] | None = None
     length_range: tuple[PositiveInt, PositiveInt]
     filled: NonNegativeInt
     mean: list[FiniteFloat]
