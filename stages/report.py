@@ -1,9 +1,11 @@
 """Say which file to ship, and show the run: all metrics in; one self-contained page, a summary and pictures out.
 
-The rule: of each platform's files that were executed and verified and that lose no more accuracy against PyTorch than
-`report.allowed_accuracy_loss`, the smallest on disk is recommended; of equally small ones the more accurate.
+The rule: for each class of devices in `report.targets`, of the files that are fit to ship (`verify`) and that the
+oldest of these devices can run, the smallest on disk is recommended; of equally small ones the more accurate.
 """
 
+from shared.judging.limits import VerifyParams
+from shared.judging.recommendation import Target
 from shared.page.page import draw_pictures, render_page, render_summary
 from shared.page.pictures import to_png
 from shared.page.run import INPUTS, read_run
@@ -18,7 +20,7 @@ from pydantic import Field
 class Params(StageParams):
     """Section `report`."""
 
-    allowed_accuracy_loss: float = Field(ge=0, le=1)
+    targets: list[Target] = Field(min_length=1)
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
         },
     )
     params = read_params("report", Params)
-    found = read_run(args, params.allowed_accuracy_loss, read_sections())
+    found = read_run(args, params.targets, read_params("verify", VerifyParams), read_sections())
     pictures = draw_pictures(found)
     files = {getattr(args, f"{name}_picture"): to_png(picture) for name, picture in pictures.items()}
     table = pd.DataFrame(

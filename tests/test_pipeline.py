@@ -99,8 +99,12 @@ def test_a_changed_parameter_reruns_what_it_affects_and_nothing_else(reproduced:
     # What a file may cost changes no figure that another stage reads, but the verdict and the page.
     assert ran_after("verify.accuracy_loss", 0.006) == ["verify", "report", "accept"]
 
-    # Another allowed loss may recommend another file.
-    assert ran_after("report.allowed_accuracy_loss", 0.02) == ["report", "accept"]
+    # Other devices may be recommended another file.
+    targets = [
+        {"name": "iPhone", "format": "coreml", "ios": 18},
+        {"name": "PC", "format": "onnx", "onnxruntime": "1.20"},
+    ]
+    assert ran_after("report.targets", targets) == ["report", "accept"]
 
     # The logits stay, the records of how the files were run change: they are judged anew, with the same result.
     assert sorted(ran_after("predict.probe_batches", [1, 3])) == sorted(

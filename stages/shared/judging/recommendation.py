@@ -1,17 +1,84 @@
-"""Which file to ship: what the metrics say of each in; of every runtime the recommended one, and why no other, out.
+"""Which file to ship: what the metrics say of each in; for every class of devices the best one, and why no other, out.
 
-The rule: of each runtime's files that were executed and verified and that lose no more accuracy against PyTorch than is
-allowed, the smallest on disk is recommended; of equally small ones the more accurate.
+The rule: of the files of a target's format that are fit to ship (`verify`: right, and not too lossy) and that its
+oldest device can run, the smallest on disk is recommended; of equally small ones the more accurate. None is if
+PyTorch's own net is no better than always naming the commonest class.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from shared.files.artifacts import REFERENCE, SUFFIXES
+from shared.files.requirements import version_numbers
+from shared.judging.limits import Exported
+from shared.params import StageParams
 from shared.stage import StageError
 
-PLATFORMS = {"onnx": ("ONNX Runtime", "Android, Linux, Windows, browsers"), "coreml": ("Core ML", "iOS, macOS")}
-"""What runs the exported files of a format, and where."""
+from pydantic import Field, model_validator
+
+RUNTIMES = {"onnx": "ONNX Runtime", "coreml": "Core ML"}
+"""What runs the exported files of a format."""
+
+SYSTEMS = {"ios": "iOS", "macos": "macOS", "onnxruntime": "ONNX Runtime"}
+"""What a file can need a version of, by its name in size.json and in params.yaml."""
+SYSTEMS_OF = {"onnx": ["onnxruntime"], "coreml": ["ios", "macos"]}
+
+
+class Target(StageParams):
+    """A class of devices that a file is recommended to.
+
+    Attributes:
+        name: Such as `Android, desktop, browser`.
+        format: What its files are.
+        ios: The oldest iOS that has to run the file; None: no iOS has to.
+        macos: The same of macOS.
+        onnxruntime: The same of ONNX Runtime, such as `"1.17"`, in quotes lest 1.20 becomes 1.2.
+    """
+
+    name: str = Field(min_length=1)
+    format: Exported
+    ios: int | None = None
+    macos: int | float | None = None
+    onnxruntime: str | None = Field(default=None, pattern=r"^\d+\.\d+(\.\d+)?$")
+
+    @model_validator(mode="after")
+    def _has_a_floor(self) -> Self:
+        own = SYSTEMS_OF[self.format]
+        others = [system for system in SYSTEMS if system not in own and getattr(self, system) is not None]
+        if others:
+            raise ValueError(f"{others[0]} is no floor of {self.format} files; allowed: {', '.join(own)}")
+        if not self.floors:
+            raise ValueError(f"says no oldest version; allowed: {', '.join(own)}")
+        return self
+
+    @property
+    def floors(self) -> dict[str, Any]:
+        """The oldest version of each system that has to run the file."""
+        return {name: floor for name in SYSTEMS if (floor := getattr(self, name)) is not None}
+
+    @property
+    def floors_in_words(self) -> str:
+        """Such as `from iOS 17, macOS 14`."""
+        return "from " + ", ".join(f"{SYSTEMS[system]} {floor}" for system, floor in self.floors.items())
+
+    def objection(self, file: "Candidate") -> str | None:
+        """Why a file cannot be recommended to these devices, as the rest of a sentence; None if it can."""
+        return file.objection or self._out_of_reach(file)
+
+    def _out_of_reach(self, file: "Candidate") -> str | None:
+        """What the oldest of the devices lacks."""
+        needs = file.requires
+        for system, floor in self.floors.items():
+            if needs.get(system) is None:
+                what = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in needs.items() if value)
+                return f"needs a version of {SYSTEMS[system]} that is not known ({what or 'nobody looked'})"
+            if _later(needs[system], floor):
+                return f"needs {SYSTEMS[system]} {needs[system]}; it has to run from {SYSTEMS[system]} {floor} on"
+        return None
+
+
+def _later(version: Any, floor: Any) -> bool:
+    return version_numbers(str(version)) > version_numbers(str(floor))
 
 
 @dataclass(frozen=True)
@@ -26,7 +93,7 @@ class Candidate:
         size: Its facts (size.json); None if nobody measured it.
         speed: Its timings (benchmark.json); None if nobody measured it.
         accuracy_loss: PyTorch's accuracy minus its own; None if it was not executed.
-        objection: Why it cannot be recommended, as the rest of a sentence; None if it can.
+        objection: Why it cannot be recommended to any device, as the rest of a sentence; None if it can.
     """
 
     format: str
@@ -56,6 +123,11 @@ class Candidate:
         return timings["latency_ms"]["p50"] if timings else None
 
     @property
+    def requires(self) -> dict[str, Any]:
+        """The oldest systems that run it, and what makes them so; empty if nobody looked."""
+        return self.size.get("requires", {}) if self.size else {}
+
+    @property
     def by_reference(self) -> bool:
         """Whether our own evaluator executed it, and not Apple's runtime."""
         return bool(self.parity and self.parity.get("executor") == "reference")
@@ -74,54 +146,88 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A file, and why it is not recommended, as the rest of a sentence."""
+
+    file: Candidate
+    objection: str
+
+
+@dataclass(frozen=True)
 class Choice:
-    """What to ship on the platforms of one format.
+    """What to ship to one class of devices.
 
     Attributes:
-        runtime: What runs the format.
-        systems: Where.
+        target: The devices.
         best: The recommended file; None if no file qualifies.
         refused: The files below it in size, or all if there is no best, with what speaks against them.
         larger: The files that qualify too.
     """
 
-    runtime: str
-    systems: str
+    target: Target
     best: Candidate | None
-    refused: list[Candidate]
+    refused: list[Refusal]
     larger: list[Candidate]
 
+    @property
+    def runtime(self) -> str:
+        """What runs the file."""
+        return RUNTIMES[self.target.format]
 
-def object_to(
-    task: dict[str, Any] | None, parity: dict[str, Any] | None, size: dict[str, Any] | None, allowed: float, loss: float
-) -> str | None:
-    """Why a file cannot be recommended, as the rest of a sentence about it; None if it can."""
+    @property
+    def needs(self) -> str:
+        """The oldest systems that run the recommended file, in words."""
+        known = self.best.requires if self.best else {}
+        return ", ".join(f"{SYSTEMS[system]} {known[system]}" for system in SYSTEMS if known.get(system))
+
+
+def object_to(task: dict[str, Any] | None, parity: dict[str, Any] | None, size: dict[str, Any] | None) -> str | None:
+    """Why a file cannot be recommended to any device, as the rest of a sentence about it; None if it can."""
     if parity is None:
         return "was not verified"
-    if not parity["passed"]:
+    if parity["outcome"] == "wrong":
         return f"failed verification ({'; '.join(parity['problems'])})"
     if task is None:
         return "was not executed"
     if size is None:
         return "was not measured: its size is not known"
-    if loss > allowed:
-        return f"loses {_points(loss)} points of accuracy; {_points(allowed)} are allowed"
+    if parity["outcome"] != "fit":
+        return f"is too lossy ({'; '.join(parity['losses'])})"
+    if not size.get("integer_sums", {"exact": True})["exact"]:
+        return "computes something else on processors without VNNI: its integer sums can overflow"
+    return None
+
+
+def object_to_source(task: dict[str, Any]) -> str | None:
+    """Why no file made of PyTorch's net can be recommended, in a sentence; None if one can.
+
+    Args:
+        task: What the net is worth on the test split (evaluate.json).
+    """
+    if task["collapsed"]:
+        return "The trained net has collapsed: it names the same class, whatever it is shown."
+    if task["accuracy"] <= task["majority_accuracy"]:
+        return (
+            f"The trained net is no better than always naming the commonest class, {task['majority_class']}: it is "
+            f"right on {100 * task['accuracy']:.2f}% of the test rows, and that would be on "
+            f"{100 * task['majority_accuracy']:.2f}%."
+        )
     return None
 
 
 def collect(
-    evaluation: dict[str, Any], verification: dict[str, Any], sizes: dict[str, Any], speeds: dict[str, Any],
-    allowed_loss: float,
-) -> list[Candidate]:  # fmt: skip
+    evaluation: dict[str, Any], verification: dict[str, Any], sizes: dict[str, Any], speeds: dict[str, Any]
+) -> list[Candidate]:
     """Every file that any of the metrics names, PyTorch first, and in each format the largest first.
 
     Raises:
         StageError: PyTorch's own accuracy is missing, or a format is unknown.
     """
     try:
-        reference = evaluation[REFERENCE[0]][REFERENCE[1]]["accuracy"]
-    except KeyError:
-        raise StageError("PyTorch's accuracy is missing: nothing to judge a loss by; run `dvc repro`") from None
+        source = evaluation[REFERENCE[0]][REFERENCE[1]]
+        reference, against_all = source["accuracy"], object_to_source(source)
+    except KeyError as error:
+        raise StageError(f"PyTorch's figures lack {error}: nothing to judge a file by; run `dvc repro`") from None
     names = {
         (file_format, variant): None
         for metrics in (evaluation, verification, sizes)
@@ -138,21 +244,23 @@ def collect(
         )
         # Both are rounded figures: so is their difference, lest 0.9699 - 0.9649 be more than 0.005.
         loss = round(reference - task["accuracy"], 6) if task else None
-        objection = object_to(task, parity, size, allowed_loss, loss or 0.0)
+        objection = object_to(task, parity, size) or (
+            against_all and "was made from a net that is no better than its baseline"
+        )
         candidates.append(Candidate(file_format, variant, task, parity, size, speed, loss, objection))
     order = list(SUFFIXES)
     return sorted(candidates, key=lambda file: (order.index(file.format), -file.bytes, file.variant))
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:.2f}"
-
-
-def choose(candidates: list[Candidate], file_format: str) -> Choice:
-    """Apply the rule to one format."""
-    files = [file for file in candidates if file.format == file_format]
-    fit = [file for file in files if file.objection is None]
+def choose(candidates: list[Candidate], target: Target) -> Choice:
+    """Apply the rule to one class of devices."""
+    files = [file for file in candidates if file.format == target.format]
+    fit = [file for file in files if target.objection(file) is None]
     fit.sort(key=lambda file: (file.bytes, file.accuracy_loss, file.variant))
     best = fit[0] if fit else None
-    refused = [file for file in reversed(files) if file.objection and (best is None or file.bytes <= best.bytes)]
-    return Choice(*PLATFORMS[file_format], best, refused, fit[1:])
+    refused = [
+        Refusal(file, objection)
+        for file in reversed(files)
+        if (objection := target.objection(file)) and (best is None or file.bytes <= best.bytes)
+    ]
+    return Choice(target, best, refused, fit[1:])

@@ -90,5 +90,6 @@ def verdict(file: Candidate, best: list[Candidate]) -> tuple[str, str]:
         check = file.problems[0].partition(":")[0]
         return "bad", "✗ not executed" if check == "executed" else f"✗ failed: {check}"
     if file.objection:
-        return "warn", "loses too much" if file.task and file.size else "not measured"
+        lossy = file.parity and file.parity["outcome"] == "too_lossy"
+        return "warn", "too lossy" if lossy else "not recommended" if file.task and file.size else "not measured"
     return "good", "✓ verified"

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.sequences import Prepared, Schema
-from shared.judging.recommendation import PLATFORMS, Candidate, Choice, choose, collect
+from shared.judging.limits import VerifyParams
+from shared.judging.recommendation import RUNTIMES, Candidate, Choice, Target, choose, collect, object_to_source
+from shared.judging.uncertainty import loss_in_words
 from shared.stage import StageError, one_line, read_json
 
 import numpy as np
@@ -45,7 +47,8 @@ class Run:
         flips: `format`, `variant`, `row`, `actual`, `pytorch`, `predicted`, `margin`: the clearest of every file.
         benchmark: `machine`, and the timings of `files`.
         candidates: Every file, PyTorch first, and in each format the largest first.
-        allowed_loss: Of accuracy, of a file that may be recommended.
+        targets: The classes of devices that a file is recommended to.
+        limits: What a right file may cost on the task.
         parameters: All sections of params.yaml.
     """
 
@@ -57,7 +60,8 @@ class Run:
     flips: pd.DataFrame
     benchmark: Figures
     candidates: list[Candidate]
-    allowed_loss: float
+    targets: list[Target]
+    limits: VerifyParams
     parameters: dict[str, Figures]
 
     @property
@@ -68,18 +72,37 @@ class Run:
     @cached_property
     def exported(self) -> list[Candidate]:
         """All but PyTorch."""
-        return [file for file in self.candidates if file.format in PLATFORMS]
+        return [file for file in self.candidates if file.format in RUNTIMES]
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """What to ship, for each format that there is."""
-        formats = [name for name in PLATFORMS if any(file.format == name for file in self.exported)]
-        return [choose(self.exported, name) for name in formats]
+        """What to ship to each class of devices that there is a file for."""
+        formats = {file.format for file in self.exported}
+        return [choose(self.exported, target) for target in self.targets if target.format in formats]
 
     @cached_property
     def best(self) -> list[Candidate]:
         """The recommended files."""
         return [choice.best for choice in self.choices if choice.best]
+
+    @property
+    def against_all(self) -> str | None:
+        """Why no file can be recommended, in a sentence; None if one can."""
+        assert self.reference.task
+        return object_to_source(self.reference.task)
+
+    def accuracy_limit(self, file_format: str) -> float | None:
+        """How much accuracy a format's files may lose; None if as much as they like."""
+        return self.limits.allowed(self.limits.accuracy_loss, file_format)
+
+    def recall_limit(self, file_format: str) -> float | None:
+        """How much recall they may lose in any class; None if as much as they like."""
+        return self.limits.allowed(self.limits.recall_loss, file_format)
+
+    def loss_in_words(self, file: Candidate) -> str | None:
+        """What the test split can tell of a file's loss, as the rest of a sentence; None if nobody compared it."""
+        interval = file.task and file.task.get("accuracy_loss_interval")
+        return loss_in_words(tuple(interval), self.schema.rows["test"]) if interval else None
 
     def in_order(self, table: pd.DataFrame) -> pd.DataFrame:
         """A table's rows in the order of the files that they are of."""
@@ -88,12 +111,15 @@ class Run:
         return table.iloc[np.argsort(ranks, kind="stable")]
 
 
-def read_run(args: argparse.Namespace, allowed_loss: float, parameters: dict[str, Figures]) -> Run:
+def read_run(
+    args: argparse.Namespace, targets: list[Target], limits: VerifyParams, parameters: dict[str, Figures]
+) -> Run:
     """Read everything.
 
     Args:
         args: A path for each of `INPUTS`.
-        allowed_loss: Of accuracy, of a file that may be recommended.
+        targets: The classes of devices that a file is recommended to.
+        limits: What a right file may cost on the task.
         parameters: All sections of params.yaml.
 
     Raises:
@@ -110,8 +136,9 @@ def read_run(args: argparse.Namespace, allowed_loss: float, parameters: dict[str
         parity=read_table(args.parity, {"format": str, "variant": str, "low": float, "high": float, "logits": int}),
         flips=read_table(args.flips, {**WORDS, "row": int, "margin": float}),
         benchmark=benchmark,
-        candidates=collect(evaluation, verification, sizes, benchmark["files"], allowed_loss),
-        allowed_loss=allowed_loss,
+        candidates=collect(evaluation, verification, sizes, benchmark["files"]),
+        targets=targets,
+        limits=limits,
         parameters=parameters,
     )
 

@@ -1,6 +1,7 @@
 """Size on disk against accuracy."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from shared.page.pictures import FORMAT_COLORS, FORMAT_NAMES, GROUND, SOFT, name_figure
 from shared.page.run import Run
@@ -45,17 +46,26 @@ def points_of(run: Run) -> list[Point]:
 def draw(run: Run) -> Figure:
     """Size against accuracy of the run's files."""
     assert run.reference.task
-    return draw_points(points_of(run), run.reference.task["accuracy"], run.allowed_loss)
+    return draw_points(points_of(run), run.reference.task["accuracy"], allowed_of(run))
 
 
-def draw_points(points: list[Point], reference: float, allowed_loss: float) -> Figure:
+def allowed_of(run: Run) -> dict[str, float]:
+    """How much accuracy a file may lose, by what the picture calls it: one for all formats, or one for each."""
+    formats = {file.format: run.accuracy_limit(file.format) for file in run.exported}
+    limits = {name: limit for name, limit in formats.items() if limit is not None}
+    if len(set(limits.values())) == 1 and len(limits) == len(formats):
+        return {"allowed": next(iter(limits.values()))}
+    return {f"allowed {FORMAT_NAMES[name]}": limit for name, limit in limits.items()}
+
+
+def draw_points(points: list[Point], reference: float, allowed: dict[str, float]) -> Figure:
     """Size on disk against accuracy on the test split: filled where a file is fit to ship, ringed where recommended.
 
     A file that is far below the others lies at the lower edge, with its accuracy beside it: they would be one line.
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
-    floor = reference - 6 * max(allowed_loss, 0.001)
+    floor = reference - 6 * max([0.001, *allowed.values()])
     for file_format, marker in FORMAT_MARKERS.items():
         color = FORMAT_COLORS[file_format]
         group = [point for point in points if point.format == file_format]
@@ -70,12 +80,13 @@ def draw_points(points: list[Point], reference: float, allowed_loss: float) -> F
             axes.plot([], [], marker, color=color, markersize=7, label=FORMAT_NAMES[file_format])
     axes.plot([], [], "o", color=SOFT, markerfacecolor=GROUND, markersize=7, label="not fit to ship")
     axes.plot([], [], "o", color=SOFT, markerfacecolor="none", markersize=13, label="recommended")
-    lines = {"PyTorch": (reference, "solid"), "allowed": (reference - allowed_loss, (0, (4, 3)))}
+    lines: dict[str, tuple[float, Any]] = {"PyTorch": (reference, "solid")}
+    lines |= {name: (reference - limit, (0, (4, 3))) for name, limit in allowed.items()}
     for name, (height, style) in lines.items():
         axes.axhline(height, color=SOFT, linewidth=1, linestyle=style)
         axes.annotate(name, (1, height), (4, 0), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
                       va="center", fontsize=8, color=SOFT)  # fmt: skip
-    shown = [reference, reference - allowed_loss, *(max(point.accuracy, floor) for point in points)]
+    shown = [*(height for height, _ in lines.values()), *(max(point.accuracy, floor) for point in points)]
     room = max(max(shown) - min(shown), 0.004)
     axes.set_ylim(min(shown) - 0.25 * room, max(shown) + 0.35 * room)
     axes.set_xlim(0, 1.12 * max([1.0, *(point.kilobytes for point in points)]))
