@@ -15,8 +15,9 @@ Beside the exported files stand PyTorch's eager mode and `stock`: the same check
   bound memory, the copy of the input included.
 - `batch_64`, `best`: sequences a second at batch 64 and at `best_batch`, by the median call.
 
-All files take turns in each round, one number of threads after the other. PyTorch computes with the kernels that
-`shared` pins, ONNX Runtime with those that it chooses.
+All files take turns in each round, one number of threads after the other, in a process of their own: one that crashes
+or hangs there is left out, with the reason. PyTorch computes with the kernels that `shared` pins, ONNX Runtime with
+those that it chooses.
 """
 
 import os
@@ -31,7 +32,8 @@ from statistics import median
 from typing import Any
 
 from shared.data.sequences import Prepared, SplitArrays
-from shared.execution.cold_start import cold_start
+from shared.execution.cold_start import TIMEOUT_SECONDS, cold_start
+from shared.execution.isolation import Limits, MachineError, call_apart, still_working
 from shared.execution.predictions import nest
 from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner
 from shared.execution.timing import Call, Rounds, alternate, latency_ms, typical
@@ -111,21 +113,17 @@ def first_use(path: Path, split: SplitArrays, repeats: int) -> dict[str, float]:
     }
 
 
-def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params: Params) -> dict[Key, dict[str, Any]]:
-    """Latency and throughput of every file with that many threads.
+def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params: Params) -> list[dict[str, Any]]:
+    """Latency and throughput of every file with that many threads, in the order of the files.
 
     Raises:
         StageError: A file fails on a batch that is larger than those it was tried with.
     """
-    calls: dict[tuple[Key, Name], Call] = {}
-    for key, path in files.items():
-        for name, call in calls_of(open_runner(path, threads), split, params.batch_sizes).items():
-            try:
-                call()
-            except Exception as error:  # what a runtime raises has no common base
-                what = f"batch {name}" if isinstance(name, int) else name
-                raise StageError(f"{path}: {EXECUTORS[key[0]]} failed at {what}: {one_line(error)}") from None
-            calls[key, name] = call
+    calls = {
+        (key, name): call
+        for key, path in files.items()
+        for name, call in tried_calls(key, path, split, threads, params).items()
+    }
     seconds = alternate(
         calls,
         params.rounds,
@@ -134,7 +132,60 @@ def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params:
         group=lambda key: key[0],
         pause_seconds=SPINNING_SECONDS if threads > 1 else 0,
     )
-    return {key: figures({name: rounds for (of, name), rounds in seconds.items() if of == key}) for key in files}
+    return [figures({name: rounds for (of, name), rounds in seconds.items() if of == key}) for key in files]
+
+
+def tried_calls(key: Key, path: Path, split: SplitArrays, threads: int, params: Params) -> dict[Name, Call]:
+    """What is timed of a file, each called once.
+
+    Raises:
+        StageError: It fails.
+    """
+    calls = calls_of(open_runner(path, threads), split, params.batch_sizes)
+    for name, call in calls.items():
+        still_working()
+        try:
+            call()
+        except Exception as error:  # what a runtime raises has no common base
+            what = f"batch {name}" if isinstance(name, int) else name
+            raise StageError(f"{path}: {EXECUTORS[key[0]]} failed at {what}: {one_line(error)}") from None
+    return calls
+
+
+def time_apart(
+    files: dict[Key, Path], split: SplitArrays, threads: int, params: Params
+) -> tuple[dict[Key, dict[str, Any]], dict[Key, str]]:
+    """Time all files in one process of their own; if a file ends that, say which one, and time the others.
+
+    Returns:
+        The figures of each file, and the reason of each that has none.
+    """
+    used = slice(0, max(STANDARD_BATCH, *params.batch_sizes))
+    lengths = None if split.lengths is None else split.lengths[used]
+    rows = SplitArrays(split.sequences[used], split.labels[used], lengths)
+    limits, failed = Limits(TIMEOUT_SECONDS), {}
+    try:
+        timed = call_apart(time_files, files, rows, threads, params, what="the timing", limits=limits)
+    except MachineError:
+        raise
+    except StageError:
+        for key, path in files.items():
+            try:
+                call_apart(try_alone, key, path, rows, threads, params, what=path, limits=limits)
+            except MachineError:
+                raise
+            except StageError as error:
+                failed[key] = str(error)
+        if not failed:
+            raise
+        files = {key: path for key, path in files.items() if key not in failed}
+        timed = call_apart(time_files, files, rows, threads, params, what="the timing", limits=limits)
+    return dict(zip(files, timed, strict=True)), failed
+
+
+def try_alone(key: Key, path: Path, split: SplitArrays, threads: int, params: Params) -> None:
+    """As `tried_calls`, for a process that nothing comes back from but the failure."""
+    tried_calls(key, path, split, threads, params)
 
 
 def calls_of(runner: Runner, split: SplitArrays, batch_sizes: list[int]) -> dict[Name, Call]:
@@ -196,15 +247,18 @@ def benchmark(files: dict[Key, Path], split: SplitArrays, params: Params) -> dic
             continue
         try:
             results[key] = {"executor": EXECUTORS[key[0]], **first_use(path, split, params.cold_starts)}
+        except MachineError:
+            raise
         except StageError as error:
             results[key] = {"executor": None, "reason": str(error)}
     runnable = {key: path for key, path in files.items() if results[key]["executor"]}
     with_threads = {key: path for key, path in runnable.items() if key[0] != "coreml"}
-    one_thread = time_files(with_threads, split, 1, params)
-    all_threads = time_files(runnable, split, os.cpu_count() or 1, params)
-    for key in runnable:
+    one_thread, failed = time_apart(with_threads, split, 1, params)
+    runnable = {key: path for key, path in runnable.items() if key not in failed}
+    all_threads, others = time_apart(runnable, split, os.cpu_count() or 1, params)
+    for key in all_threads:
         results[key] |= {"one_thread": one_thread.get(key), "all_threads": all_threads[key]}
-    return results
+    return results | {key: {"executor": None, "reason": reason} for key, reason in (failed | others).items()}
 
 
 def export_checkpoint(checkpoint: Path, batch: Batch, path: Path) -> None:

@@ -146,7 +146,7 @@ def limits_of(params: Params, data: Prepared) -> Limits:
     """What a file may take, in a process that maps the test split and the logits into memory."""
     schema, test = data.schema, data.split("test")
     mapped = test.sequences.nbytes + test.labels.nbytes + 4 * schema.rows["test"] * (1 + len(schema.classes))
-    return Limits(params.memory_megabytes, params.timeout_seconds, "predict", 2 * mapped)
+    return Limits(params.timeout_seconds, params.memory_megabytes, "predict", 2 * mapped)
 
 
 def check_readable(path: Path) -> None:

@@ -3,12 +3,15 @@
 import json
 import os
 import platform
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import benchmark
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution import cold_start as cold
+from shared.execution.isolation import START_METHOD
 from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, PyTorchRunner
 from shared.execution.runtimes import ReferenceRuntime, open_runtime
 from shared.files.artifacts import find_artifacts
@@ -186,5 +189,33 @@ def end_the_process(path: Path, batches: list[Batch]) -> None:
 
 def test_a_file_that_ends_its_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cold, "_measure", end_the_process)
-    with pytest.raises(StageError, match=r"^some\.onnx: the process that ran it died: "):
+    with pytest.raises(StageError, match=r"^some\.onnx: the process that ran it ended itself, with exit code 1$"):
         cold.cold_start(Path("some.onnx"), [])
+
+
+def test_a_file_that_crashes_where_nobody_had_tried_it_leaves_the_others_their_figures(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a larger batch than it is tried with first: it ends the process in which all are timed."""
+    if START_METHOD != "fork":
+        pytest.skip("a process that starts from nothing does not know what this test has changed")
+
+    def open_crashing(path: Path, threads: int) -> OnnxRunner:
+        runner = OnnxRunner(path, threads)
+        usual = runner.call
+        crash = partial(os.kill, os.getpid(), signal.SIGSEGV)
+        if "fp16" in path.name:
+            monkeypatch.setattr(runner, "call", lambda batch: crash if len(batch.sequences) == 8 else usual(batch))
+        return runner
+
+    monkeypatch.setattr(benchmark, "open_runner", open_crashing)
+    files = {("onnx", name): small_run / f"models/onnx/classifier-{name}.onnx" for name in ("fp16", "fp32")}
+    split = Prepared(small_run / "data/prepared").split("test")
+    params = benchmark.Params(rounds=1, turn_seconds=1e-3, batch_sizes=[8], cold_starts=1, seed=0)
+
+    timed, failed = benchmark.time_apart(files, split, 1, params)
+
+    assert list(timed) == [("onnx", "fp32")]
+    assert failed == {
+        ("onnx", "fp16"): f"{files['onnx', 'fp16']}: crashes: the process that ran it was ended by SIGSEGV"
+    }

@@ -5,15 +5,17 @@ import platform
 import re
 import resource
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+from shared.execution.isolation import Limits, call_apart
 from shared.execution.runners import Batch, open_runner
 from shared.files.quiet import import_coremltools
 from shared.stage import StageError, one_line
+
+TIMEOUT_SECONDS = 300
+"""For loading a file or for running a batch: far more than any takes that is of use on a phone."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,14 @@ def cold_start(path: Path, batches: list[Batch]) -> ColdStart:
     """Load a file and run batches in a new process.
 
     Raises:
-        StageError: The file is damaged, or fails on a batch, or ended the process.
+        StageError: The file is damaged, fails on a batch, or crashes or hangs.
     """
     # Spawned: a forked process would begin with this one's memory and threads.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(_measure, path, batches).result()
-        except BrokenProcessPool as error:
-            raise StageError(f"{path}: the process that ran it died: {one_line(error)}") from None
+    limits = Limits(TIMEOUT_SECONDS)
+    return ColdStart(**call_apart(_measure, path, batches, what=path, limits=limits, start_method="spawn"))
 
 
-def _measure(path: Path, batches: list[Batch]) -> ColdStart:
+def _measure(path: Path, batches: list[Batch]) -> dict[str, Any]:
     import_runtime(path)
     before = peak_memory()
     start = time.perf_counter()
@@ -53,9 +52,9 @@ def _measure(path: Path, batches: list[Batch]) -> ColdStart:
     try:
         for batch in batches:
             runner.call(batch)()
-    except Exception as error:  # a runtime's own might not reach the other process
+    except Exception as error:  # what a runtime raises has no common base
         raise StageError(f"{path}: cannot be run: {one_line(error)}") from None
-    return ColdStart(seconds, peak_memory() - before)
+    return {"load_seconds": seconds, "peak_memory": peak_memory() - before}
 
 
 def import_runtime(path: Path) -> None:

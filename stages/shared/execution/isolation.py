@@ -8,6 +8,7 @@ it starts from nothing (Apple's libraries do not survive a fork), and imports th
 """
 
 import errno
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -42,15 +43,15 @@ class Limits:
     """What a process may take.
 
     Attributes:
-        memory_megabytes: Of memory, on top of what it has when it starts: on Linux alone. macOS has no such limit.
         timeout_seconds: Until its next sign of life.
-        section: Of params.yaml, where a person sets both.
+        memory_megabytes: Of memory, on top of what it has when it starts: on Linux alone. macOS has no such limit.
+        section: Of params.yaml, where a person sets both; None if nobody does.
         mapped_bytes: Of files that it maps into memory: they are not counted.
     """
 
-    memory_megabytes: int
     timeout_seconds: float
-    section: str
+    memory_megabytes: int | None = None
+    section: str | None = None
     mapped_bytes: int = 0
 
 
@@ -66,7 +67,9 @@ def still_working() -> None:
         _channel.send_bytes(b"")
 
 
-def call_apart(function: Callable[..., Any], *args: Any, what: Path, limits: Limits) -> Any:
+def call_apart(
+    function: Callable[..., Any], *args: Any, what: Path | str, limits: Limits, start_method: str = START_METHOD
+) -> Any:
     """Call a function in a new process, and return its result, which is plain data that JSON can hold.
 
     Args:
@@ -74,6 +77,7 @@ def call_apart(function: Callable[..., Any], *args: Any, what: Path, limits: Lim
         args: Its arguments.
         what: The file that it runs, for the message.
         limits: Of memory and time.
+        start_method: `fork`, or `spawn` for a process that has nothing of this one.
 
     Raises:
         StageError: The function raised an error, crashed, hung, or took too much memory.
@@ -81,7 +85,7 @@ def call_apart(function: Callable[..., Any], *args: Any, what: Path, limits: Lim
         OSError: The function met an error of the machine, such as a full disk.
         MemoryError: The machine did not give it the memory that it may take.
     """
-    context: Any = multiprocessing.get_context(START_METHOD)
+    context: Any = multiprocessing.get_context(start_method)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, args, limits), daemon=True)
     try:
@@ -118,18 +122,18 @@ def _receive(channel: Connection, limits: Limits) -> dict[str, Any] | None:
     return {"hangs": True}
 
 
-def _result(answer: dict[str, Any], what: Path, limits: Limits) -> Any:
+def _result(answer: dict[str, Any], what: Path | str, limits: Limits) -> Any:
     """The function's result, or its error raised here."""
     if "result" in answer:
         return answer["result"]
     if "hangs" in answer:
-        raise StageError(
-            f"{what}: hangs: no batch was done within {limits.timeout_seconds:g} seconds "
-            f"({limits.section}.timeout_seconds)"
-        )
+        key = f" ({limits.section}.timeout_seconds)" if limits.section else ""
+        raise StageError(f"{what}: hangs: no batch was done within {limits.timeout_seconds:g} seconds{key}")
     if "os_error" in answer:
         raise OSError(*answer["os_error"])
     if "no_memory" in answer:
+        if limits.memory_megabytes is None:
+            raise MemoryError(f"{what}: not enough memory")
         if answer["granted"]:
             raise StageError(
                 f"{what}: runs out of memory: it asks for more than {limits.memory_megabytes} MB "
@@ -142,7 +146,7 @@ def _result(answer: dict[str, Any], what: Path, limits: Limits) -> Any:
     raise StageError(answer["error"])
 
 
-def _death(exit_code: int, what: Path) -> StageError:
+def _death(exit_code: int, what: Path | str) -> StageError:
     """Why a process ended that did not answer."""
     if exit_code >= 0:
         return StageError(f"{what}: the process that ran it ended itself, with exit code {exit_code}")
@@ -160,6 +164,7 @@ def _answer(channel: Connection, function: Callable[..., Any], args: tuple[Any, 
     """Call the function; send its result, or whose fault it is that there is none."""
     global _channel
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    faulthandler.disable()  # the signal's name says enough
     threading.Thread(target=_end_with_parent, daemon=True).start()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _channel = channel
@@ -186,7 +191,9 @@ def _explain(error: Exception, granted: bool) -> dict[str, Any]:
 
 def _limit_memory(limits: Limits) -> bool:
     """Let this process take no more memory than it may; whether it may take all of that."""
-    if platform.system() != "Linux":  # macOS takes such a limit, and does not keep it
+    if (
+        limits.memory_megabytes is None or platform.system() != "Linux"
+    ):  # macOS takes such a limit, and does not keep it
         return True
     has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     wanted = has + limits.mapped_bytes + limits.memory_megabytes * 10**6

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from statistics import median
 from typing import TypeVar
 
+from shared.execution.isolation import still_working
 from shared.stage import rounded
 
 import numpy as np
@@ -52,6 +53,7 @@ def alternate(
         for keys in order:
             time.sleep(pause_seconds)
             for key in keys:
+                still_working()
                 repeat(functions[key], turn_seconds * WARM_UP)
                 seconds[key].append(np.array(repeat(functions[key], turn_seconds)))
     return seconds

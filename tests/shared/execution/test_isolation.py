@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 FILE = Path("models/onnx/classifier-fp16.onnx")
-LIMITS = Limits(memory_megabytes=500, timeout_seconds=20, section="predict")
+LIMITS = Limits(timeout_seconds=20, memory_megabytes=500, section="predict")
 on_linux = pytest.mark.skipif(platform.system() != "Linux", reason="macOS limits no process's memory")
 
 
@@ -110,7 +110,7 @@ def test_a_kill_from_outside_is_not_the_file_s() -> None:
 
 
 def test_a_hang_ends_and_a_long_work_that_goes_on_does_not() -> None:
-    limits = Limits(memory_megabytes=500, timeout_seconds=0.5, section="predict")
+    limits = Limits(timeout_seconds=0.5, memory_megabytes=500, section="predict")
     start = time.monotonic()
     with pytest.raises(StageError, match=r"hangs: no batch was done within 0\.5 seconds \(predict\.timeout_seconds\)"):
         call_apart(silent_sleep, what=FILE, limits=limits)
@@ -133,7 +133,7 @@ def test_memory_is_limited_on_top_of_what_the_process_has() -> None:
         StageError, match=r"runs out of memory: it asks for more than 500 MB \(predict\.memory_megabytes\)$"
     ):
         apart(take, 600)
-    mapped = Limits(memory_megabytes=500, timeout_seconds=20, section="predict", mapped_bytes=300 * 10**6)
+    mapped = Limits(timeout_seconds=20, memory_megabytes=500, section="predict", mapped_bytes=300 * 10**6)
     assert apart(take, 600, limits=mapped) == 600 * 10**6
 
 

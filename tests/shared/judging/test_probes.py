@@ -12,6 +12,7 @@ from shared.network.architectures.base import Architecture, mean_over_time
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
 from shared.params import StageParams
 from tests.shared.execution.test_probe_rows import prepared
+from tests.support import classifier
 
 import numpy as np
 import pytest
@@ -92,6 +93,19 @@ def executed(
     record = predict.execute(folder / "classifier.pt", data, PARAMS, folder / "logits.npy")
     prediction = Prediction("pytorch", "fp32", np.load(folder / "logits.npy"), record)
     return prediction, measure(prediction.logits)
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_every_architecture_keeps_padding_out(tmp_path: Path, name: str) -> None:
+    data = prepared(tmp_path / "prepared", ragged=True)
+    model = classifier(name, time_steps=8, ragged=True, standardize=True)
+    save_checkpoint(tmp_path / "classifier.pt", Checkpoint(model, {}))
+    record = predict.execute(tmp_path / "classifier.pt", data, PARAMS, tmp_path / "logits.npy")
+    reference = Prediction("pytorch", "fp32", np.load(tmp_path / "logits.npy"), record)
+    assert {"padding_values", "padding_nan"} <= record["probes"].keys()
+    assert ("unpadded" in record["probes"]) == ARCHITECTURES[name].any_time
+    judgement = judge_net(reference, measure(reference.logits))
+    assert judgement.problems == judgement.notes == []
 
 
 def as_file(prediction: Prediction, precision: str = "fp32", **answers: Any) -> Prediction:
