@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.sequences import Schema, Split
-from shared.judging.uncertainty import loss_interval
+from shared.judging.uncertainty import loss_interval, share_interval
 
 import numpy as np
 import pandas as pd
@@ -75,6 +75,16 @@ def write_inputs(
         deviation=[2.89147],
     )
     _write(folder / "data" / "prepared" / "schema.json", schema.model_dump())
+    _write(folder / "data" / "predictions" / "pytorch" / "fp32.json", {
+        "executor": "pytorch",
+        "features": {"value": {"kind": "codes", "seen": 30, "codes": list(range(20))}},
+        "probes": {
+            "far": _probe(64, [6], -4.0, 13.7, len(classes)),
+            "far@50": _probe(64, [50], -4.0, 13.7, len(classes)),
+            "zeros": _probe(16, [6], 0.0, 0.0, len(classes)) | {"logits": [[None] * len(classes)] * 16},
+            "edge": {**_probe(16, [6], -65504.0, 65504.0, len(classes)), "failure": "ValueError: too large"},
+        },
+    })  # fmt: skip
     _write(metrics / "train.json", {
         "epochs": 300, "train_loss": 0.0732468, "validation_loss": 0.0825928, "validation_accuracy": 0.97,
         "weights": 10753,
@@ -105,6 +115,13 @@ def write_inputs(
     )
 
 
+def _probe(rows: int, steps: list[int], lowest: float, highest: float, classes: int) -> dict[str, Any]:
+    return {
+        "rows": rows, "time_steps": steps, "same_as": None, "lowest": [lowest], "highest": [highest],
+        "logits": [[0.5] * classes] * rows, "rounding": 1e-7,
+    }  # fmt: skip
+
+
 def _write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2))
@@ -127,6 +144,7 @@ def _task(loss: float, classes: list[str], random: np.random.Generator) -> dict[
     return {
         "accuracy": round(PYTORCH_ACCURACY - loss, 6), "macro_f1": round(0.931683 - loss, 6), "loss": 0.0907745,
         "recall": dict(zip(classes, recall.round(6).tolist(), strict=True)),
+        "accuracy_interval": list(share_interval(round(10_000 * (PYTORCH_ACCURACY - loss)), 10_000)),
     }  # fmt: skip
 
 
@@ -182,6 +200,9 @@ def _figures(files: dict[tuple[str, str], File], classes: list[str], rows: int, 
         figures |= {
             "executor": executor, "executor_version": version, "platform": "Linux-x86_64",
             "tolerance": TOLERANCES.get(variant, 0.3), "accuracy_loss": round(file.accuracy_loss, 6),
+            "weights": {"tensors": 5, "stored_as_named": 4 if file.problems else 5}, "graph_error": 1.5e-7,
+            "graph_bound": 1e-5, "notes": ["probes: the net itself refuses 'edge': ValueError: too large"],
+            "worst_class_error": 1.2 * file.error, "largest_error": 5 * file.error, "made_up_error": 9 * file.error,
             "max_absolute_error": float(f"{errors.max():.3g}"),
             "mean_absolute_error": float(f"{errors.mean():.3g}"), "relative_error": file.error, "psnr_db": 80.1,
             "argmax_agreement": 1 - file.flips / rows, "flips": file.flips,

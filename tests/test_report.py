@@ -146,20 +146,31 @@ def test_what_the_pictures_refer_to_is_there_once(usual: Path) -> None:
 def test_everything_that_a_page_should_show_is_on_it(usual: Path) -> None:
     page = rendered(usual)
     for expected in (
-        "✗ 2 of 10 exported files failed verification",
+        "✗ 2 of 10 exported files are wrong: not known to compute what PyTorch computes.",
         "Android, desktop, browser from ONNX Runtime 1.17 classifier-fp16.onnx",
         "24.3 kB on disk, 21.4 kB to download",
         "96.98%: −0.01 points against PyTorch",  # noqa: RUF001
-        "2.4e-4 of 1e-3 allowed",
+        "2.4e-4 of the spread of PyTorch's logits",
+        "if always “0” 50.00%",
+        "accuracy (PyTorch) 96.64 to 97.31% 96.99%",
+        "96.98% 96.63 to 97.30% \N{MINUS SIGN}0.01 \N{MINUS SIGN}0.06 to +0.03 ONNX Runtime 1.17",
         "0.024 ms a sequence, one thread",
         "reference evaluator, not Apple's runtime (Linux-x86_64)",
         "int8 (15.1 kB) is too lossy (accuracy_loss: 0.009 of the rows are lost against PyTorch; allowed: 0.005).",
         "iOS and macOS from iOS 17, macOS 14 classifier-palette4.mlpackage",
         "sparse50_palette4 (9.9 kB) is too lossy",
-        "the file is not worse than PyTorch as far as these 10,000 rows can tell",
+        "It is not worse than PyTorch as far as these 10,000 rows can tell",
         "the stock torch.onnx.export of the same checkpoint takes 0.037 ms",
         "Not measured: Core ML runs on macOS only.",
-        "classifier-sparse50.mlpackage: executed: no prediction was found",
+        "classifier-sparse50.mlpackage executed: no prediction was found",
+        "ONNX fp16 5 of 5 1.5e-7 1.0e-5 2.4e-4 2.9e-4 1.2e-3 2.2e-3",
+        "fp16 1.17 20 9 \N{EN DASH} \N{EN DASH}",
+        "palette4 iOS 17, macOS 14 8",
+        "ONNX int8 112 1.12% ",
+        "zeros nothing but zeros 16 6 0 to 0 not finite",
+        "in combinations that the data do not hold, 50 steps long 64 50 -4 to 13.7",
+        "refused: ValueError: too large",
+        "value holds codes, 30 different ones (0, 1, 2,",
         "No flip in ONNX fp32, Core ML fp32.",
         "10,500 sequences of 6 time steps, with 1 feature at each step.",
         "value 4.995 2.891",
@@ -181,7 +192,8 @@ def test_the_summary_fits_a_comment_and_is_a_table(usual: Path) -> None:
     rows = [line for line in summary.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 11
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
-    assert "| ONNX int8\\_static | 14.9 kB | 13.1 kB | 83.87% | −13.12 | 2.1e-1 | 5e-2 | ✗ failed: values |" in rows  # noqa: RUF001
+    cells = [r"ONNX int8\_static", "14.9 kB", "13.1 kB", "83.87%", "\N{MINUS SIGN}13.12", "2.1e-1", "ONNX Runtime 1.17"]
+    assert f"| {' | '.join([*cells, '✗ wrong: values'])} |" in rows
 
 
 def test_the_pictures_show_something(usual: Path) -> None:
@@ -214,7 +226,7 @@ def test_where_no_file_qualifies_the_page_says_so(made_up: Workspace) -> None:
     assert "★" not in text
     assert "fp32 (45.6 kB) failed verification (values: relative error 0.3 is above the tolerance 1e-05)." in text
     assert "fp16 (27.1 kB) failed verification (executed: a file is truncated)." in text
-    assert (text.count("✗ failed: values"), text.count("✗ not executed")) == (1, 1)
+    assert (text.count("✗ wrong: values"), text.count("✗ not executed")) == (1, 1)
     assert (made_up.folder / "metrics" / "report.md").read_text().count("no file qualifies") == 2
 
 
@@ -222,7 +234,7 @@ def test_without_any_executed_file_there_is_a_page_all_the_same(made_up: Workspa
     write_inputs(made_up.folder, {("onnx", "fp32"): File(45_650, executed=False, problems=["executed: it is empty"])})
     made_up.call("report")
     text = rendered(made_up.folder).text
-    assert "✗ 1 of 1 exported files failed verification" in text
+    assert "✗ 1 of 1 exported files is wrong" in text
     assert "No row of the test split gets another class" not in text
     assert text.count("No file qualifies.") == 1
 
@@ -232,6 +244,94 @@ def edit(file: Path, change: Callable[[Any], object]) -> None:
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
+
+
+def test_what_is_wrong_stands_in_red_at_the_top_with_its_check_and_what_to_do(usual: Path) -> None:
+    html = (usual / "metrics" / "report.html").read_text()
+    [alarm] = re.findall(r'<section class="alarm" role="alert">.*?</section>', html, flags=re.DOTALL)
+    assert html.index("<h1>") < html.index(alarm) < html.index("Which file to ship")
+    text = Page(alarm).text
+    assert "classifier-int8_static.onnx values: relative error 0.21 is above the tolerance 0.05" in text
+    assert "dvc repro --force compress_onnx@int8_static writes it anew" in text
+    assert "take it off compress_onnx.variants" in text
+    assert "too lossy" not in text
+    summary = (usual / "metrics" / "report.md").read_text()
+    assert "❌ **2 of 10 exported files are wrong:**" in summary
+    assert r"- classifier-int8\_static.onnx: values: relative error 0.21" in summary
+
+
+def test_of_a_sound_run_nothing_is_red_at_the_top_and_a_lossy_file_is_no_alarm(made_up: Workspace) -> None:
+    files = {("onnx", "fp32"): File(45_650), ("onnx", "int8"): File(15_070, 0.009, 0.02, flips=5)}
+    write_inputs(made_up.folder, files)
+    made_up.call("report")
+    html = (made_up.folder / "metrics" / "report.html").read_text()
+    assert "alarm" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+    text = Page(html).text
+    assert "✓ Each of the 2 exported files was executed on the test split and verified against PyTorch." in text
+    assert "1 of them costs too much on this task, and is not recommended." in text
+    assert "❌" not in (made_up.folder / "metrics" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"collapsed": True}, "The trained net has collapsed: it names the same class, whatever it is shown."),
+        ({"majority_accuracy": 0.97}, "The trained net is no better than always naming the commonest class, 0:"),
+    ],
+)
+def test_no_file_of_a_net_that_is_no_better_than_its_baseline_is_recommended(
+    made_up: Workspace, figures: dict[str, Any], words: str
+) -> None:
+    edit(made_up.folder / "metrics/evaluate.json", lambda found: found["pytorch"]["fp32"].update(figures))
+    made_up.call("report")
+    text = rendered(made_up.folder).text
+    assert text.index(f"✗ {words}") < text.index("Which file to ship")
+    assert "★" not in text
+    assert text.count("No file qualifies.") == 2
+    summary = (made_up.folder / "metrics" / "report.md").read_text()
+    assert f"❌ **{words[:20]}" in summary
+    assert "★" not in summary
+
+
+def test_a_fault_of_the_net_itself_is_said_to_be_the_net_s(made_up: Workspace) -> None:
+    problem = "padding: the net itself gives 'padding_nan' other logits than 'rows', though only padding differs"
+    found = {"outcome": "wrong", "passed": False, "problems": [problem], "losses": [], "notes": ["probes: refused"]}
+    edit(made_up.folder / "metrics/verify.json", lambda verified: verified.update(pytorch={"fp32": found}))
+    made_up.call("report")
+    text = rendered(made_up.folder).text
+    top, _, rest = text.partition("Which file to ship")
+    assert "✗ The net itself is wrong, whatever it is exported to" in top
+    assert f"The net itself, whatever it is exported to {problem}" in top
+    assert "forward must use lengths" in top
+    assert "fp32 ✗ padding" in rest
+    assert "probes: refused (PyTorch)" in rest
+    assert f"❌ {escape_markdown(problem)}" in (made_up.folder / "metrics" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("variant", "within", "cause"),
+    [("fp16", True, "rounding"), ("palette4", True, "its weights"), ("fp16", False, "nothing known")],
+)
+def test_only_files_of_the_net_s_own_weights_flip_by_rounding(
+    made_up: Workspace, variant: str, *, within: bool, cause: str
+) -> None:
+    edit(
+        made_up.folder / "metrics/verify.json",
+        lambda verified: verified["coreml"][variant].update(flips_within_margin=within, largest_flipped_margin=0.125),
+    )
+    made_up.call("report")
+    assert re.search(rf"Core ML {variant} \d+ [\d.]+% 0.125 {cause}", rendered(made_up.folder).text)
+
+
+def test_a_split_by_groups_is_stated_with_their_number(made_up: Workspace) -> None:
+    made_up.set("prepare.group_column", "person")
+    groups = {"train": 12, "validation": 5, "test": 7}
+    edit(made_up.folder / "data/prepared/schema.json", lambda schema: schema.update(groups=groups))
+    made_up.call("report")
+    assert (
+        "Split by group (person): 12 in train, 5 in validation, 7 in test; none is in two splits."
+        in rendered(made_up.folder).text
+    )
 
 
 def test_names_are_shown_as_they_are(made_up: Workspace) -> None:

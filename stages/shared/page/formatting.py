@@ -28,6 +28,25 @@ def format_change(loss: float) -> str:
     return text if text == "0.00" else f"{MINUS if loss > 0 else '+'}{text}"
 
 
+def format_interval(interval: list[float]) -> str:
+    """The ends of an interval of a share, as percentages."""
+    low, high = (f"{100 * end:.2f}" for end in interval)
+    return f"{low} to {high}%"
+
+
+def format_change_interval(interval: list[float]) -> str:
+    """The ends of an interval of a loss, as changes in percentage points: the worst first."""
+    low, high = interval
+    return f"{format_change(high)} to {format_change(low)}"
+
+
+def format_requirement(requires: dict[str, Any]) -> str:
+    """The oldest systems that run a file; a dash if nobody looked."""
+    names = {"ios": "iOS", "macos": "macOS", "onnxruntime": "ONNX Runtime"}
+    words = [f"{name} {requires[key] or '?'}" for key, name in names.items() if key in requires]
+    return ", ".join(words) or "\N{EN DASH}"
+
+
 def format_power(value: float) -> str:
     """A small measured number with two digits, such as 1.3e-7."""
     mantissa, exponent = f"{value:.1e}".split("e")
@@ -83,13 +102,14 @@ def format_executor(file: Candidate) -> str:
 def verdict(file: Candidate, best: list[Candidate]) -> tuple[str, str]:
     """How the page marks a file, and in which words."""
     if (file.format, file.variant) == REFERENCE:
-        return "soft", "the reference"
+        found = (file.parity or {}).get("problems", [])
+        return ("bad", f"✗ {found[0].partition(':')[0]}") if found else ("soft", "the reference")
     if file in best:
         return "good", "★ recommended"
     if file.problems:
         check = file.problems[0].partition(":")[0]
-        return "bad", "✗ not executed" if check == "executed" else f"✗ failed: {check}"
+        return "bad", "✗ not executed" if check == "executed" else f"✗ wrong: {check}"
     if file.objection:
         lossy = file.parity and file.parity["outcome"] == "too_lossy"
         return "warn", "too lossy" if lossy else "not recommended" if file.task and file.size else "not measured"
-    return "good", "✓ verified"
+    return "good", "✓ fit"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.sequences import Prepared, Schema
+from shared.files.artifacts import REFERENCE
 from shared.judging.limits import VerifyParams
 from shared.judging.recommendation import RUNTIMES, Candidate, Choice, Target, choose, collect, object_to_source
 from shared.judging.uncertainty import loss_in_words
@@ -19,6 +20,7 @@ Figures = dict[str, Any]
 
 INPUTS = {
     "prepared": "the folder of prepared arrays",
+    "predictions": "the folder of PyTorch's logits and records",
     "training": "the figures of training (JSON)",
     "loss": "the loss curve (CSV)",
     "evaluation": "what each file is worth (JSON)",
@@ -45,6 +47,7 @@ class Run:
         confusion: `actual`, `predicted`, `rows`: PyTorch on the test split.
         parity: `format`, `variant`, `low`, `high`, `logits`: the histogram of every file's errors.
         flips: `format`, `variant`, `row`, `actual`, `pytorch`, `predicted`, `margin`: the clearest of every file.
+        record: How PyTorch itself was executed: what was asked beside the test split, and its answers.
         benchmark: `machine`, and the timings of `files`.
         candidates: Every file, PyTorch first, and in each format the largest first.
         targets: The classes of devices that a file is recommended to.
@@ -58,6 +61,7 @@ class Run:
     confusion: pd.DataFrame
     parity: pd.DataFrame
     flips: pd.DataFrame
+    record: Figures
     benchmark: Figures
     candidates: list[Candidate]
     targets: list[Target]
@@ -135,6 +139,7 @@ def read_run(
         confusion=read_table(args.confusion, {"actual": str, "predicted": str, "rows": int}),
         parity=read_table(args.parity, {"format": str, "variant": str, "low": float, "high": float, "logits": int}),
         flips=read_table(args.flips, {**WORDS, "row": int, "margin": float}),
+        record=read_json(args.predictions / f"{REFERENCE[1]}.json"),
         benchmark=benchmark,
         candidates=collect(evaluation, verification, sizes, benchmark["files"]),
         targets=targets,

@@ -13,14 +13,18 @@ from shared.page.sections import (
     data,
     execution,
     files,
+    findings,
     flips,
     heading,
     loss,
     machine,
     parameters,
     parity,
+    probes,
+    proof,
     recall,
     recommendation,
+    requirements,
     size_accuracy,
 )
 
@@ -47,12 +51,16 @@ class Drawn(Protocol):
 
 LAYOUT: list[list[ModuleType]] = [
     [heading],
+    [findings],
     [recommendation],
     [files],
+    [requirements],
     [size_accuracy, loss, confusion, parity],
+    [proof],
     [flips],
     [recall],
     [data],
+    [probes],
     [parameters],
     [execution, machine],
 ]

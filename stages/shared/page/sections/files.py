@@ -6,12 +6,12 @@ from shared.page.run import Run
 
 
 def content(run: Run) -> dict[str, Any]:
-    """What failed, the latency of torch's own export, and why some files were not timed."""
+    """What is too lossy, the latency of torch's own export, and why some files were not timed."""
     timings = run.benchmark["files"]
     stock = timings.get("onnx", {}).get("stock")
     reasons = {timing.get("reason") for variants in timings.values() for timing in variants.values()}
     return {
-        "failed": [file for file in run.exported if file.problems],
+        "lossy": [file for file in run.exported if file.parity and file.parity.get("outcome") == "too_lossy"],
         "stock": stock["one_thread"]["latency_ms"]["p50"] if stock else None,
         "unmeasured": sorted(reason for reason in reasons if reason),
     }

@@ -6,5 +6,9 @@ from shared.page.run import Run
 
 
 def content(run: Run) -> dict[str, Any]:
-    """What the template shows beside the run."""
-    return {"failed": [file for file in run.exported if file.problems]}
+    """The files that are wrong, and those that are right but cost too much."""
+    return {
+        "wrong": [file for file in run.exported if file.problems],
+        "lossy": [file for file in run.exported if file.parity and file.parity.get("outcome") == "too_lossy"],
+        "net_is_wrong": bool((run.reference.parity or {}).get("problems")),
+    }
