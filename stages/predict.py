@@ -10,12 +10,13 @@ has judged all others. Where it is the machine that fails, the stage does, and n
 import platform
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shared.data.chunks import chunks
 from shared.data.sequences import Prepared, SplitArrays
-from shared.execution.isolation import START_METHOD, Limits, MachineError, call_apart, still_working
+from shared.execution.isolation import START_METHOD, Limits, MachineError, call_apart, for_each, still_working
 from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of
 from shared.execution.runtimes import Floats, PyTorchRuntime, Runtime, import_runtimes, open_runtime
 from shared.files.artifacts import discard_unlisted, find_artifacts
@@ -149,6 +150,26 @@ def limits_of(params: Params, data: Prepared) -> Limits:
     return Limits(params.timeout_seconds, params.memory_megabytes, "predict", 2 * mapped)
 
 
+def run_apart(files: tuple[Path, Path], data: Prepared, params: Params) -> dict[str, Any]:
+    """`execute` a file into another one, in a process of its own; of one that fails, the record of why.
+
+    Raises:
+        MachineError, OSError, MemoryError: It is the machine that fails.
+    """
+    path, logits = files
+    try:
+        check_readable(path)
+        record: dict[str, Any] = call_apart(
+            execute, path, data, params, logits, what=path, limits=limits_of(params, data)
+        )
+    except MachineError:
+        raise
+    except StageError as error:
+        remove(logits)
+        return {"failure": str(error)}
+    return record
+
+
 def check_readable(path: Path) -> None:
     """See whether the system lets a file, or those of a package, be read; what they hold is another question.
 
@@ -180,17 +201,10 @@ def main() -> None:
         import_runtimes(list(artifacts.values()))
     with replacing(args.predictions) as folder:
         folder.mkdir()
-        for precision, path in artifacts.items():
-            logits = folder / f"{precision}.npy"
-            try:
-                check_readable(path)
-                record = call_apart(execute, path, data, params, logits, what=path, limits=limits_of(params, data))
-            except MachineError:
-                raise
-            except StageError as error:
-                remove(logits)
-                record = {"failure": str(error)}
-            write_json(folder / f"{precision}.json", record)
+        files = [(path, folder / f"{precision}.npy") for precision, path in artifacts.items()]
+        records = for_each(partial(run_apart, data=data, params=params), files)
+        for (_, logits), record in zip(files, records, strict=True):
+            write_json(logits.with_suffix(".json"), record)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ A model file runs native code on what somebody has made of it. It may crash, han
 then it is to blame, and no other file. A full disk, a missing permission, a kill from outside are the machine's.
 
 On Linux the process is forked, from one that has imported the runtime by then: that costs some milliseconds. Elsewhere
-it starts from nothing (Apple's libraries do not survive a fork), and imports the runtime itself.
+it starts from nothing (Apple's libraries do not survive a fork) and imports the runtime itself: to make up for that,
+`for_each` has some at work at a time.
 """
 
 import errno
@@ -19,11 +20,12 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.stage import StageError, machine_fault, one_line
 
@@ -32,6 +34,8 @@ FROM_OUTSIDE = {signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGQUIT, si
 """Signals that no process raises by what it computes. The system kills by SIGKILL when it runs out of memory."""
 NO_MEMORY = re.compile("allocate memory|bad_alloc", re.IGNORECASE)  # in the words of ONNX Runtime, which has many types
 SIGN_OF_LIFE_SECONDS = 0.2
+LEAVING_SECONDS = 5
+"""For a process to end that has answered: what goes wrong then makes no difference any more."""
 
 
 class MachineError(StageError):
@@ -54,6 +58,11 @@ class Limits:
     section: str | None = None
     mapped_bytes: int = 0
 
+
+AT_A_TIME = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _channel: Connection | None = None
 _last_sign = 0.0
@@ -89,17 +98,19 @@ def call_apart(
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, args, limits), daemon=True)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # that libraries have threads: they are idle
+        if start_method == "fork":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # that libraries have threads: they are idle
+                process.start()
+        else:
             process.start()
     except OSError as error:
         raise MachineError(f"{what}: no process to run it in: {error.strerror}") from error
     theirs.close()
     try:
         answer = _receive(ours, limits)
-        if answer is not None:
-            process.kill()  # also where it answered, but would hang or crash on its way out
-        process.join()
+        if answer is None or "hangs" not in answer:
+            process.join(LEAVING_SECONDS)
     finally:
         process.kill()
         process.join()
@@ -107,6 +118,15 @@ def call_apart(
     if answer is None:
         raise _death(process.exitcode, what)
     return _result(answer, what, limits)
+
+
+def for_each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The results, in order, of a function that uses `call_apart`."""
+    if START_METHOD == "fork":
+        yield from map(function, items)
+    else:
+        with ThreadPoolExecutor(min(AT_A_TIME, os.cpu_count() or 1)) as pool:
+            yield from pool.map(function, items)
 
 
 def _receive(channel: Connection, limits: Limits) -> dict[str, Any] | None:

@@ -36,8 +36,8 @@ QUIET_SHARE = 1e-3
 LARGEST_HALF = 65504.0
 LONGER_SHARE = 0.5
 """How many steps of padding are added, of those that the sequences have."""
-INSPECTED_VALUES = 2**20
-"""Of a feature, to tell codes from numbers."""
+INSPECTED_VALUES = 2**21
+"""Of all features together, to tell codes from numbers."""
 MOST_CODES = 1000
 """Different values of a feature of codes that may be negative; numbers for embeddings are not, and may be more."""
 LISTED_CODES = 20
@@ -91,7 +91,7 @@ class Feature:
 def features_of(data: Prepared) -> list[Feature]:
     """Which features hold codes: nothing but integers, which are either no negative ones or few different ones."""
     test, schema = data.split("test"), data.schema
-    rows = max(1, min(len(test.sequences), INSPECTED_VALUES // schema.time_steps))
+    rows = max(1, min(len(test.sequences), INSPECTED_VALUES // (schema.time_steps * len(schema.features))))
     chosen = np.linspace(0, len(test.sequences) - 1, rows).astype(int)
     sequences = np.array(test.sequences[chosen])
     counts = _counts(test, chosen, schema.time_steps)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,16 @@ def test_a_result_comes_back_from_another_process() -> None:
     result = apart(add, 1, 2)
     assert result["sum"] == 3
     assert result["process"] != os.getpid()
+
+
+def test_a_process_that_starts_from_nothing_answers_alike() -> None:
+    """As on macOS."""
+    started = partial(call_apart, what=FILE, limits=LIMITS, start_method="spawn")
+    assert started(add, 1, 2)["sum"] == 3
+    with pytest.raises(StageError, match=r"ended by SIGSEGV$"):
+        started(read_address_zero)
+    with pytest.raises(StageError, match=rf"^{FILE}: is no model$"):
+        started(refuse)
 
 
 def test_an_error_comes_back_in_words() -> None:
