@@ -1,7 +1,7 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format browser web demo example bench bench-scale apple-tests clean
+.PHONY: help repro test lint format browser web demo example bench bench-scale fuzz apple-tests clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,6 +57,9 @@ bench: $(INSTALLED)  ## Measure speed, as ratios in one run
 
 bench-scale: $(INSTALLED)  ## Measure time and memory of every stage at 10,000 to 10,000,000 sequences
 	@$(RUN) python commands/bench_scale.py $(SEQUENCES)
+
+fuzz: $(INSTALLED)  ## Damage what the last run wrote, 12,000 times, and read it: only clean errors are allowed
+	@$(RUN) python commands/fuzz.py
 
 apple-tests: $(INSTALLED)  ## Run Apple's own tests against our Core ML evaluator (about a quarter of an hour)
 	@$(RUN) python tests/apple_tests/run.py --suite all --jobs 2 --report docs/coreml_coverage.md

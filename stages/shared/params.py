@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from shared.stage import StageError, one_line
+from shared.stage import StageError, one_line, read_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from ruamel.yaml import YAML
@@ -99,7 +99,7 @@ def read_sections() -> dict[str, dict[str, Any]]:
 
 def _read_file() -> Any:
     try:
-        content = PARAMS_FILE.read_bytes()
+        content = read_bytes(PARAMS_FILE)
         if len(content) > MOST_BYTES:
             raise StageError(f"{PARAMS_FILE}: found {len(content):,} bytes; expected at most {MOST_BYTES:,}")
         return _parse(content.decode())

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import textwrap
 import zipfile
@@ -92,16 +93,28 @@ def reading(path: Path, what: str, advice: str = "") -> Iterator[None]:
         raise StageError(f"{path}: not a readable {what}: {kind_of}{found}{advice}") from error
 
 
+def size_of(path: Path) -> int:
+    """The size of a regular file, below `reading`: of a pipe or a device there is no end.
+
+    Raises:
+        OSError: There is no such file, or it is none of that kind.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return status.st_size
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a file, below `reading`.
 
     Raises:
-        OSError: It cannot be read, or is no regular file: a pipe or a device would never end.
+        OSError: It cannot be read, or is no regular file.
         ValueError: It is larger than any file that is read as a whole can be.
     """
-    size = path.stat().st_size
-    if not path.is_file():
-        raise OSError(errno.EINVAL, "not a regular file")
+    size = size_of(path)
     if size > LARGEST_FILE:
         raise ValueError(f"{size} bytes; at most {LARGEST_FILE} are possible")
     return path.read_bytes()
@@ -114,9 +127,7 @@ def check_archive(path: Path) -> None:
         OSError: It cannot be read, or is no regular file.
         ValueError: It is no such zip.
     """
-    size = path.stat().st_size
-    if not path.is_file():
-        raise OSError(errno.EINVAL, "not a regular file")
+    size = size_of(path)
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())

@@ -5,7 +5,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from shared.coreml_reference.compare import Comparison, Distance, compare, distance
-from shared.coreml_reference.errors import CoreMLReferenceError, InputError
+from shared.coreml_reference.errors import CoreMLReferenceError, InputError, reported
 from shared.coreml_reference.features import Feature
 from shared.coreml_reference.program import SavedProgram, load_program
 from shared.coreml_reference.reference import CoreMLReference
@@ -32,8 +31,18 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             run(args)
     except (CoreMLReferenceError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+def say(text: str) -> None:
+    """Print lines that may hold names from a package: they cannot steer the terminal."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would obey and not show, as Python writes it: `\x1b`, `\u202e`."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def parse_args(arguments: list[str] | None) -> argparse.Namespace:
@@ -74,19 +83,19 @@ def parse_args(arguments: list[str] | None) -> argparse.Namespace:
 
 def show(program: SavedProgram) -> None:
     """Print what the package holds."""
-    print(f"{program.path}: function {program.function_name!r}, specification version {program.specification_version}")
+    say(f"{program.path}: function {program.function_name!r}, specification version {program.specification_version}")
     if len(program.function_names) > 1:
-        print(f"functions: {', '.join(program.function_names)}")
+        say(f"functions: {', '.join(program.function_names)}")
     for title, features in (("inputs", program.inputs), ("states", program.states), ("outputs", program.outputs)):
         if features:
-            print(f"{title}:")
+            say(f"{title}:")
             for feature in features.values():
-                print(f"  {feature_text(feature)}")
+                say(f"  {printable(feature_text(feature))}")
     for key, value in sorted(program.user_defined_metadata.items()):
-        print(f"metadata: {key} = {value}")
+        say(f"metadata: {printable(key)} = {printable(value)}")
     counts = Counter(operation.op_type for operation in program.operations)
-    print(f"{counts.total()} ops: {', '.join(f'{count} {op_type}' for op_type, count in counts.most_common())}")
-    print(program.function)
+    say(f"{counts.total()} ops: {', '.join(f'{count} {op_type}' for op_type, count in counts.most_common())}")
+    say(str(program.function))
 
 
 def feature_text(feature: Feature) -> str:
@@ -106,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     model = CoreMLReference(args.package, args.function, args.compute)
     outputs = model.predict(data, model.make_state())
     for name, value in outputs.items():
-        print(f"{name}: {value_text(value)}")
+        say(f"{name}: {value_text(value)}")
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
         with args.output.open("wb") as stream:
@@ -124,12 +133,12 @@ def compare_with(args: argparse.Namespace, data: Arrays, other: Arrays) -> None:
     if unknown:
         raise InputError(f"{args.compare}: no value {unknown[0]!r} in the program (or it is not a tensor)")
     declared_distances = [(result, result.declared) for result in results.values()]
-    print(f"declared precision against exact: {first_departure(declared_distances, args.tolerance)}")
+    say(f"declared precision against exact: {first_departure(declared_distances, args.tolerance)}")
     others = [(result, result.other) for result in results.values() if result.other is not None]
-    print(f"{args.compare} against exact: {first_departure(others, args.tolerance)}")
+    say(f"{args.compare} against exact: {first_departure(others, args.tolerance)}")
     outputs = declared.predict(data, declared.make_state())
     for name in sorted(set(outputs) & set(other)):
-        print(f"output {name!r}: {args.compare} against declared precision: {distance(other[name], outputs[name])}")
+        say(f"output {name!r}: {args.compare} against declared precision: {distance(other[name], outputs[name])}")
 
 
 def first_departure(distances: list[tuple[Comparison, Distance]], tolerance: float) -> str:
@@ -144,13 +153,18 @@ def first_departure(distances: list[tuple[Comparison, Distance]], tolerance: flo
 
 def read_arrays(path: Path) -> Arrays:
     """Read an .npz; nothing in it is ever unpickled."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if isinstance(arrays, np.ndarray):
-                raise InputError(f"{path}: one array; expected an .npz with arrays by name")
-            return dict(arrays)
-    except (ValueError, EOFError, BadZipFile) as error:
-        raise InputError(f"{path}: not an .npz of plain arrays ({error})") from None
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file; expected an .npz")
+    with reported(InputError, f"{path}: not an .npz of plain arrays"):
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise InputError(f"{path}: one array; expected an .npz with arrays by name")
+        with archive:
+            arrays = dict(archive)
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path}: {name!r} is no array; expected an .npz of plain arrays")
+    return arrays
 
 
 def storable(outputs: dict[str, Any]) -> dict[str, Any]:

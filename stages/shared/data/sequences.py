@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Annotated, Any, BinaryIO, Literal, Self, get_args
 
 from shared.data.chunks import chunks
-from shared.stage import StageError, read_bytes, reading, write_json
+from shared.stage import StageError, read_bytes, reading, size_of, write_json
 from shared.text import as_cell
 
 import numpy as np
@@ -100,8 +100,7 @@ def open_array(path: Path) -> NDArray[Any]:
     Raises:
         OSError, ValueError: It cannot be read, or is no such file.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("not a regular file")
+    size_of(path)
     # "c": changes stay in memory, and torch takes the array without a copy.
     array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     if not isinstance(array, np.ndarray):

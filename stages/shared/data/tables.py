@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from shared.data.spool import Spool
 from shared.params import Count, StageParams, shortened, shown
-from shared.stage import StageError, one_line, reading
+from shared.stage import StageError, one_line, reading, size_of
 
 import numpy as np
 import pandas as pd
@@ -324,6 +324,7 @@ def read_header(path: Path) -> list[str]:
     if path.suffix not in (".csv", ".parquet"):
         raise StageError(f"{path}: a table should be .csv or .parquet")
     with reading_table(path):
+        size_of(path)
         if path.suffix == ".parquet":
             names = [str(name) for name in pq.read_schema(path).names]
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 from shared.data.sequences import open_array
 from shared.files.artifacts import REFERENCE, SUFFIXES
@@ -11,8 +11,74 @@ from shared.stage import StageError, read_json, reading
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ADVICE = "; run `dvc repro`"
+
+
+class Recorded(BaseModel):
+    """A part of a record; there may be more in it than is read."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class RecordedInterface(Recorded):
+    """What a file declares of itself: see `shared.execution.runtimes.Interface`."""
+
+    input_name: str | None
+    lengths_name: str | None
+    output_name: str | None
+    input_axes: list[int | str]
+    output_axes: list[int | str] | None
+    dtypes: list[str]
+    features: list[str]
+    classes: list[str]
+    largest_batch: int | None
+    dynamic_time: bool
+    largest_time: int | None
+
+
+class TriedBatch(Recorded):
+    """What came of another size of batch."""
+
+    shape: list[int]
+    max_absolute_difference: float | None
+
+
+class Answer(Recorded):
+    """What came of a probe: logits (rows, classes), or why there are none."""
+
+    time_steps: list[int]
+    same_as: str | None
+    failure: str | None = None
+    logits: list[Annotated[list[float | None], Field(min_length=1)]] | None = None
+    rounding: float | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.failure is None) == (self.logits is None):
+            raise ValueError("either logits or a failure should be there")
+        if len({len(row) for row in self.logits or []}) > 1 or self.logits == []:
+            raise ValueError("logits should be rows of equal length")
+        return self
+
+
+class Record(Recorded):
+    """How a file was executed."""
+
+    executor: str
+    executor_version: str
+    platform: str
+    interface: RecordedInterface
+    batch_dependent: bool
+    batches: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], TriedBatch]
+    probes: dict[str, Answer]
+
+
+class FailedRecord(Recorded):
+    """Why a file was not executed."""
+
+    failure: str
 
 
 @dataclass(frozen=True)
@@ -48,11 +114,10 @@ def read_predictions(folder: Path) -> Iterator[Prediction]:
             logits_file = record_file.with_suffix(".npy")
             with reading(record_file, "prediction", ADVICE):
                 record = read_json(record_file)
-                failure = record.get("failure")
-                if not isinstance(failure, str | None):
-                    raise ValueError(f"its failure is a {type(failure).__name__}; expected text")
+                form = FailedRecord if "failure" in record else Record
+                form.model_validate(record)
             logits: NDArray[Any] = np.empty((0, 0), np.float32)
-            if failure is None:
+            if "failure" not in record:
                 with reading(logits_file, "prediction", ADVICE):
                     logits = open_array(logits_file)
                     if logits.dtype != np.float32:

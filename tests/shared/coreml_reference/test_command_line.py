@@ -1,5 +1,6 @@
 """`python stages/shared/coreml_reference`, and the comparison op by op."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,21 @@ def test_it_shows_a_package(classifier_fp32: Path) -> None:
     assert "= linear(x=" in result.stdout
 
 
+def test_what_a_package_says_does_not_steer_the_terminal(
+    classifier_fp32: Path, tmp_path: Path, command: Command
+) -> None:
+    from coremltools.proto.Model_pb2 import Model
+
+    path = shutil.copytree(classifier_fp32, tmp_path / "model.mlpackage")
+    model_file = path / "Data/com.apple.CoreML/model.mlmodel"
+    model = Model.FromString(model_file.read_bytes())
+    model.description.metadata.userDefined["author\u202e"] = "\x1b[2Jme\nmetadata: verified = yes"
+    model_file.write_bytes(model.SerializeToString())
+    code, output, errors = command(path)
+    assert (code, errors) == (0, "")
+    assert "metadata: author\\u202e = \\x1b[2Jme\\nmetadata: verified = yes\n" in output
+
+
 def test_it_runs_and_compares(
     command: Command,
     classifier_fp32: Path,
@@ -78,7 +94,10 @@ def test_it_runs_and_compares(
     [
         (["nothing.mlpackage"], "error: nothing.mlpackage: no such package\n"),
         (["{package}", "--function", "other"], "error: {package}: no function 'other'; the package has main\n"),
-        (["{package}", "--input", "nothing.npz"], "error: [Errno 2] No such file or directory: 'nothing.npz'\n"),
+        (
+            ["{package}", "--input", "nothing.npz"],
+            "error: nothing.npz: not an .npz of plain arrays: cannot be read (No such file or directory)\n",
+        ),
         (["{package}", "--input", "{package}/Manifest.json"], "Manifest.json: not an .npz of plain arrays"),
     ],
 )
