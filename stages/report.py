@@ -14,13 +14,21 @@ from shared.params import StageParams, read_params, read_sections
 from shared.stage import parse_args, run, write_bytes
 
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 
 class Params(StageParams):
     """Section `report`."""
 
     targets: list[Target] = Field(min_length=1)
+
+    @field_validator("targets")
+    @classmethod
+    def _have_names_of_their_own(cls, targets: list[Target]) -> list[Target]:
+        names = [target.name for target in targets]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each needs a name of its own; found {', '.join(names)}")
+        return targets
 
 
 def main() -> None:

@@ -396,3 +396,29 @@ def test_a_damaged_input_is_named(made_up: Workspace, name: str, content: str, m
 )
 def test_a_tolerance_is_not_rounded(value: float, text: str) -> None:
     assert format_tolerance(value) == text
+
+
+def test_a_file_that_needs_ios_18_is_shown_but_not_recommended_to_ios_17(made_up: Workspace) -> None:
+    edit(
+        made_up.folder / "metrics/size.json",
+        lambda sizes: sizes["coreml"]["palette4"].update(requires={"specification_version": 9, "ios": 18, "macos": 15}),
+    )
+    made_up.call("report")
+    text = rendered(made_up.folder).text
+    assert "iOS and macOS from iOS 17, macOS 14 classifier-int8.mlpackage" in text
+    assert "palette4 (12.2 kB) needs iOS 18; it has to run from iOS 17 on." in text
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([{"name": "iPhone", "format": "coreml", "iso": 17}], "unknown key report.targets.0.iso (did you mean 'ios'?)"),
+        (
+            [{"name": "iPhone", "format": "coreml", "ios": version} for version in (17, 18)],
+            "report.targets = [{",
+        ),
+    ],
+)
+def test_a_wrong_target_is_named(made_up: Workspace, targets: list[dict[str, Any]], message: str) -> None:
+    made_up.set("report.targets", targets)
+    assert message in made_up.refuses("report")

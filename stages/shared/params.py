@@ -7,7 +7,7 @@ import re
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from shared.stage import StageError, one_line, read_bytes
 
@@ -146,8 +146,9 @@ def _explain(section: str, detail: Any, model: type[StageParams]) -> str:
     key = ".".join([section, *location])
     if detail["type"] == "extra_forbidden":
         for part in location[:-1]:
-            inner = model.model_fields[part].annotation if part in model.model_fields else None
-            model = inner if isinstance(inner, type) and issubclass(inner, StageParams) else model
+            kind = model.model_fields[part].annotation if part in model.model_fields else None
+            inner = [kind, *get_args(kind)]  # a model, or a list or a dictionary of models
+            model = next((one for one in inner if isinstance(one, type) and issubclass(one, StageParams)), model)
         allowed = list(model.model_fields)
         return f"unknown key {key}{closest(location[-1], allowed)}; allowed: {', '.join(allowed)}"
     if detail["type"] == "missing":

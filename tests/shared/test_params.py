@@ -129,3 +129,25 @@ def test_a_size_keeps_its_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """One row is not the share 1.0."""
     assert type(read(tmp_path, GOOD.replace("0.5", "1"), monkeypatch).share) is int
     assert type(read(tmp_path, GOOD, monkeypatch).share) is float
+
+
+class Item(StageParams):
+    name: str
+    size: int
+
+
+class Listed(StageParams):
+    items: list[Item]
+    by_name: dict[str, Item]
+
+
+@pytest.mark.parametrize(
+    "text", ["items: [{name: a, sice: 1}], by_name: {}", "items: [], by_name: {a: {name: a, sice: 1}}"]
+)
+def test_a_key_of_a_listed_item_is_compared_with_the_item_s_keys(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text(f"section: {{{text}}}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match=r"sice \(did you mean 'size'\?\); allowed: name, size"):
+        read_params("section", Listed)

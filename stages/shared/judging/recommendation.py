@@ -5,16 +5,17 @@ oldest device can run, the smallest on disk is recommended; of equally small one
 PyTorch's own net is no better than always naming the commonest class.
 """
 
+import re
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from shared.files.artifacts import REFERENCE, SUFFIXES
 from shared.files.requirements import version_numbers
 from shared.judging.limits import Exported
-from shared.params import StageParams
+from shared.params import Count, StageParams
 from shared.stage import StageError
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 RUNTIMES = {"onnx": "ONNX Runtime", "coreml": "Core ML"}
 """What runs the exported files of a format."""
@@ -22,6 +23,15 @@ RUNTIMES = {"onnx": "ONNX Runtime", "coreml": "Core ML"}
 SYSTEMS = {"ios": "iOS", "macos": "macOS", "onnxruntime": "ONNX Runtime"}
 """What a file can need a version of, by its name in size.json and in params.yaml."""
 SYSTEMS_OF = {"onnx": ["onnxruntime"], "coreml": ["ios", "macos"]}
+
+
+def _version(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"\d+(\.\d+){1,2}", value):
+        raise ValueError('should be a version in quotes, such as "1.20"')
+    return value
+
+
+Version = Annotated[str, PlainValidator(_version)]
 
 
 class Target(StageParams):
@@ -37,9 +47,9 @@ class Target(StageParams):
 
     name: str = Field(min_length=1)
     format: Exported
-    ios: int | None = None
-    macos: int | float | None = None
-    onnxruntime: str | None = Field(default=None, pattern=r"^\d+\.\d+(\.\d+)?$")
+    ios: Count | None = None
+    macos: Count | Annotated[float, Field(gt=0)] | None = None
+    onnxruntime: Version | None = None
 
     @model_validator(mode="after")
     def _has_a_floor(self) -> Self:
