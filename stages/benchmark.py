@@ -296,18 +296,18 @@ def main() -> None:
     }
     if REFERENCE not in files:
         raise StageError(f"{args.pytorch}: no checkpoint in this folder")
-    facts = {}
+    measured, ops = {}, {}
     for key, path in files.items():
         with suppress(StageError):  # a damaged file has no facts
-            facts[key] = inspect_file(path)
+            facts = inspect_file(path)
+            measured[key], ops[key] = sizes(path, facts), ops_in_words(facts)
     with tempfile.TemporaryDirectory() as folder:
         stock = Path(folder) / "stock.onnx"
         export_checkpoint(files[REFERENCE], first_rows(split, 2), stock)
         stock_size = inspect_file(stock)
         results = benchmark(files | {STOCK: stock}, split, params)
     results[STOCK] |= {"bytes": stock_size.bytes, "compressed_bytes": stock_size.compressed_bytes}
-    write_metrics(args.size, nest({key: sizes(files[key], found) for key, found in facts.items()}))
-    ops = {key: ops_in_words(found) for key, found in facts.items()}
+    write_metrics(args.size, nest(measured))
     write_metrics(args.timings, {"machine": machine(), "ops": nest(ops), "files": nest(results)})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.files.mlpackage import all_files, all_operations, read_model
-from shared.files.onnx_graph import all_nodes, nested_graphs, read_onnx
+from shared.files.onnx_graph import all_constants, all_nodes, read_onnx
 from shared.stage import StageError, check_archive, reading
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ QUANTIZATION_INPUTS = {
 def _read_onnx(path: Path) -> tuple[list[Stored], Counter[str]]:
     model = read_onnx(path)
     nodes = list(all_nodes(model))
-    constants = [*_onnx_initializers(model.graph), *_onnx_constants(nodes)]
+    constants = list(all_constants(model))
     helpers = set(_onnx_helpers(nodes))
     restored = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
     tensors = [
@@ -149,19 +149,6 @@ def _onnx_helpers(nodes: list["onnx.NodeProto"]) -> Iterator[str]:
         yield from (node.input[at] for at in QUANTIZATION_INPUTS.get(node.op_type, ()) if at < len(node.input))
         if node.op_type == "Mul" and scales & set(node.input):
             yield from node.input
-
-
-def _onnx_initializers(graph: "onnx.GraphProto") -> Iterator[tuple[str, "onnx.TensorProto"]]:
-    yield from ((tensor.name, tensor) for tensor in graph.initializer)
-    for node in graph.node:
-        for nested in nested_graphs(node):
-            yield from _onnx_initializers(nested)
-
-
-def _onnx_constants(nodes: list["onnx.NodeProto"]) -> Iterator[tuple[str, "onnx.TensorProto"]]:
-    for node in nodes:
-        if node.op_type == "Constant":
-            yield from ((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
 
 
 def _onnx_stored(tensor: "onnx.TensorProto", *, helper: bool, restored: bool) -> Stored | None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.files.onnx_graph import all_nodes, read_onnx
+from shared.files.onnx_graph import all_constants, all_nodes, read_onnx
+from shared.stage import reading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,10 @@ WEIGHTS = {
     "DynamicQuantizeLSTM": [(1, OUTPUTS_LAST), (2, OUTPUTS_LAST)],
     "MatMulInteger": [(1, OUTPUTS_LAST)],
     "ConvInteger": [(1, OUTPUTS_FIRST)],
+    "DynamicQuantizeMatMul": [(1, OUTPUTS_LAST)],
+    "MatMulIntegerToFloat": [(1, OUTPUTS_LAST)],
+    "QLinearMatMul": [(3, OUTPUTS_LAST)],
+    "QLinearConv": [(3, OUTPUTS_FIRST)],
 }
 """The inputs that hold the weights of an op which multiplies integers, and the axis of their outputs."""
 FUSED = {"MatMul": OUTPUTS_LAST, "Gemm": OUTPUTS_LAST, "Conv": OUTPUTS_FIRST}
@@ -45,7 +50,8 @@ def integer_sums(path: Path) -> dict[str, Any] | None:
     """
     if path.suffix != ".onnx":
         return None
-    found = list(_multiplied(read_onnx(path)))
+    with reading(path, "ONNX file"):
+        found = list(_multiplied(read_onnx(path)))
     if not found:
         return None
     known = [np.abs(weights.astype(np.int64)) for weights in found if weights is not None]
@@ -61,7 +67,7 @@ def _multiplied(model: "onnx.ModelProto") -> Iterator[NDArray[Any] | None]:
     import onnx
 
     nodes = list(all_nodes(model))
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    constants = dict(all_constants(model))
     restored = {node.output[0]: node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
     for node in nodes:
         if node.op_type in WEIGHTS:

@@ -34,6 +34,21 @@ def all_nodes(model: "onnx.ModelProto") -> Iterator["onnx.NodeProto"]:
         yield from _with_nested(nodes)
 
 
+def all_constants(model: "onnx.ModelProto") -> Iterator[tuple[str, "onnx.TensorProto"]]:
+    """Every constant tensor by the name that nodes read it by: initializers, and what `Constant` nodes hold."""
+    yield from _initializers(model.graph)
+    for node in all_nodes(model):
+        if node.op_type == "Constant":
+            yield from ((node.output[0], entry.t) for entry in node.attribute if entry.name == "value")
+
+
+def _initializers(graph: "onnx.GraphProto") -> Iterator[tuple[str, "onnx.TensorProto"]]:
+    yield from ((tensor.name, tensor) for tensor in graph.initializer)
+    for node in graph.node:
+        for nested in nested_graphs(node):
+            yield from _initializers(nested)
+
+
 def _with_nested(nodes: Iterable["onnx.NodeProto"]) -> Iterator["onnx.NodeProto"]:
     for node in nodes:
         yield node

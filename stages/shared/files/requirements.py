@@ -55,8 +55,9 @@ def requirements_of(path: Path) -> dict[str, Any]:
         return {"specification_version": version, "ios": ios, "macos": macos}
     if path.suffix == ".onnx":
         model = read_onnx(path)
+        nodes = list(all_nodes(model))
         opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
-        own = sorted({node.op_type for node in all_nodes(model) if node.domain not in STANDARD})
+        own = sorted({node.op_type for node in nodes if node.domain not in STANDARD})
         return {
             "opset": opset,
             "ir_version": model.ir_version,

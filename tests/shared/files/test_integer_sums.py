@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from shared.files.integer_sums import integer_sums
+from shared.stage import StageError
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -87,6 +89,22 @@ def product(folder: Path, weights: NDArray[np.int8] | None) -> Path:
 
 def test_a_product_of_two_computed_tensors_is_not_called_exact(tmp_path: Path) -> None:
     assert integer_sums(product(tmp_path, None)) == {"largest_pair": None, "largest_sum": None, "exact": False}
+
+
+def test_weights_in_a_constant_node_are_found(tmp_path: Path) -> None:
+    path = product(tmp_path, np.ones((4, 2), np.int8))
+    model = onnx.load(path)
+    weights = model.graph.initializer.pop()
+    model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=weights))
+    onnx.save(model, path)
+    assert integer_sums(path) == {"largest_pair": 255 * 2, "largest_sum": 255 * 4, "exact": True}
+
+
+def test_weights_that_are_not_in_the_file_are_an_error_in_words(tmp_path: Path) -> None:
+    path = product(tmp_path, np.ones((4, 2), np.int8))
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with pytest.raises(StageError, match=r"model\.onnx: not a readable ONNX file: "):
+        integer_sums(path)
 
 
 def test_a_file_that_multiplies_no_integers_has_no_bound(small_run: Path) -> None:
