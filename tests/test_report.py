@@ -107,7 +107,7 @@ def test_of_a_real_run_every_file_is_on_the_page_with_the_metrics_figures(worksp
     evaluated, verified, sizes = (
         json.loads((metrics / f"{name}.json").read_text()) for name in ("evaluate", "verify", "size")
     )
-    exported = [(name, variant) for name in verified for variant in verified[name]]
+    exported = [(name, variant) for name in verified for variant in verified[name] if name != "pytorch"]
     assert f"Each of the {len(exported)} exported files was executed on the test split and verified" in text
     assert (text.count("★ recommended"), summary.count("★ recommended")) == (2, 2)
     assert text.count("✗") == 0

@@ -13,4 +13,8 @@ def content(run: Run) -> dict[str, Any]:
     for file in compared:
         for note in (file.parity or {}).get("notes", []):
             notes.setdefault(note, []).append(file.file)
-    return {"compared": compared, "notes": notes}
+    everyone = [file.file for file in compared]
+    return {
+        "compared": compared,
+        "notes": {note: ["all files"] if files == everyone else files for note, files in notes.items()},
+    }
