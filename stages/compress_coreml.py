@@ -18,6 +18,7 @@ from typing import Any
 
 from shared.conversion.canonical import canonicalize_mlpackage
 from shared.conversion.compression import check_compressed
+from shared.execution.one_row import run_one_row
 from shared.files.artifacts import precision_of
 from shared.files.inspection import inspect_file
 from shared.files.mlpackage import model_file, read_model
@@ -32,7 +33,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 STEP = re.compile(r"(sparse|palette|int)(\d+)")
 ALLOWED = {"sparse": range(1, 100), "palette": (1, 2, 3, 4, 6, 8), "int": (4, 8)}
 KNOWN = "sparse1 to sparse99, palette1, 2, 3, 4, 6 or 8, int4 or int8, or sparse and one of the others joined by '_'"
-ADVICE = "lower smallest_tensor or minimum_share"
+ADVICE = "lower compress_coreml.smallest_tensor or minimum_share"
 IOS18 = 9  # its specification version
 
 
@@ -146,13 +147,16 @@ def main() -> None:
         raise StageError(f"{args.compressed}: {error}") from None
     try:
         model = compress(args.package, steps, params.smallest_tensor)
-    except (RuntimeError, ValueError) as error:
+    except (StageError, OSError, MemoryError):
+        raise
+    except Exception as error:  # the toolkit's have no common base
         raise StageError(f"{args.package}: {one_line(error)}") from None
     with replacing(args.compressed) as beside:
         model.save(str(beside))
         canonicalize_mlpackage(beside)
         form = expected_form(steps, model.get_spec().specificationVersion)
         check_compressed(inspect_file(beside), variant, form, params.minimum_share, ADVICE)
+        run_one_row(beside, args.compressed)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ and the file computes the same on all of them.
 A new kind is a function here and its entry in `RECIPES`.
 """
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any, Literal
 from shared.conversion.canonical import canonical_onnx
 from shared.conversion.compression import check_compressed
 from shared.data.sequences import Prepared
+from shared.execution.one_row import run_one_row
 from shared.files.artifacts import precision_of
 from shared.files.inspection import inspect_file
 from shared.params import Count, StageParams, closest, read_params
@@ -44,19 +46,26 @@ from pydantic import Field
 
 DYNAMIC_OPS = ["LSTM", "MatMul", "Gemm"]
 STATIC_OPS = ["Conv", "MatMul", "Gemm"]
-ADVICE = "recurrent layers have no kernel for int8_static: take int8; elsewhere lower minimum_share"
+LEAVE_OUT = "take the variant off compress_onnx.variants, or lower compress_onnx.minimum_share"
 FLOAT16 = np.finfo(np.float16)
+MATRIX = 2  # axes longer than one, from which on 8 bits and scales take less room than 32 bits
+RESTORES = re.compile("Quant|Integer")  # ops whose constants are scales, or already integers
 
 OUTPUT_AXIS = {
-    ("Conv", 1): 0,
-    ("GRU", 1): 1,
-    ("GRU", 2): 1,
-    ("LSTM", 1): 1,
-    ("LSTM", 2): 1,
-    ("MatMul", 1): -1,
-    ("Gemm", 1): -1,  # the other one if transB
+    "Conv": {1: 0},
+    "ConvTranspose": {1: 1},
+    "Gather": {0: 0},  # a table: its rows
+    "GRU": {1: 1, 2: 1},
+    "LSTM": {1: 1, 2: 1},
+    "RNN": {1: 1, 2: 1},
+    "MatMul": {0: -2, 1: -1},
+    "Gemm": {0: 0, 1: -1},  # the other one if it is transposed
 }
-"""The inputs that are weights, by op and position, and which of their axes is the output's: one scale for each."""
+"""The inputs that are weights, by op and position, and which of their axes is the output's: one scale for each.
+
+Of any other op, weights are all constants with two axes at least, such as learned positions: a scale for each channel,
+which is the last axis.
+"""
 
 
 class Params(StageParams):
@@ -96,19 +105,24 @@ def not_to_round(graph: onnx.GraphProto) -> Iterator[str]:
     """The nodes that stay in float32, as they do in the half-precision mlpackage.
 
     Those that standardise raw values, which may be too large for float16 or too close to each other; and those that
-    make masks and positions out of lengths and step numbers, which float16 cannot count above 2048.
+    make masks and positions out of lengths and step numbers, which float16 cannot count above 2048. And what turns axes
+    before a product: ONNX Runtime crashes over a half-precision `Transpose` before a `MatMul`, and it rounds nothing.
     """
-    sequence = graph.input[0].name
+    sequence, *lengths = (value.name for value in graph.input)
     constants = {tensor.name for tensor in graph.initializer}
-    raw, computed = {sequence}, {sequence}
+    multiplied = {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
+    raw, computed, counted = {sequence}, {sequence}, set(lengths)
     for node in graph.node:
-        first, *others = node.input
+        first, *others = node.input or [""]
         standardizes = node.op_type in {"Sub", "Div", "Mul"} and first in raw and set(others) <= constants
         if standardizes:
             raw.update(node.output)
         if node.op_type != "Shape" and computed & set(node.input):
             computed.update(node.output)
-        if standardizes or not computed & set(node.output):
+        elif node.op_type == "Range" or counted & set(node.input):
+            counted.update(node.output)
+        turns = node.op_type == "Transpose" and multiplied & set(node.output)
+        if standardizes or turns or counted & set(node.output):
             yield node.name
 
 
@@ -139,11 +153,21 @@ def dynamic_integers(model: onnx.ModelProto) -> onnx.ModelProto:
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=[*_products_with_vectors(model.graph)],
         )
         result = onnx.load(file)
     if left := sum(node.op_type == "LSTM" for node in result.graph.node):
         raise StageError(f"int8: {left} LSTM nodes were left in float32; export with the lean graph")
     return integer_weights(result)
+
+
+def _products_with_vectors(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names of nodes that multiply with a vector: the runtime refuses the scales that the toolkit would give it."""
+    vectors = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 1}
+    for number, node in enumerate(graph.node):
+        if node.op_type == "MatMul" and vectors & set(node.input):
+            node.name = node.name or f"product_{number}"
+            yield node.name
 
 
 def integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -153,11 +177,12 @@ def integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    axes = dict(_weight_axes(graph))
-    for name, axis in axes.items():
+    for name, axis in dict(reversed([*_weight_axes(graph)])).items():  # of several readers, the first has its say
         if name not in tensors or tensors[name].data_type != TensorProto.FLOAT:
             continue
         weights = numpy_helper.to_array(tensors[name])
+        if sum(size > 1 for size in weights.shape) < MATRIX or not np.isfinite(weights).all():
+            continue  # a bias, or a mask
         others = tuple(other for other in range(weights.ndim) if other != axis % weights.ndim)
         largest = np.abs(weights).max(axis=others, keepdims=True)
         scales = np.where(largest > 0, largest, 1) / np.float32(127)
@@ -175,12 +200,16 @@ def integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _weight_axes(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    """The inputs that may be weights, and the axis of each that gets the scales."""
     for node in graph.node:
+        known = OUTPUT_AXIS.get(node.op_type, {})
+        transposed = {attribute.name for attribute in node.attribute if attribute.i}
         for index, name in enumerate(node.input):
-            axis = OUTPUT_AXIS.get((node.op_type, index))
-            if axis is not None:
-                transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-                yield name, 0 if transposed else axis
+            if index in known:
+                flipped = node.op_type == "Gemm" and f"trans{'AB'[index]}" in transposed
+                yield name, -1 - known[index] % 2 if flipped else known[index]
+            elif not known and not RESTORES.search(node.op_type):
+                yield name, -1
 
 
 class Rows(CalibrationDataReader):  # type: ignore[misc]  # the package has no types
@@ -241,7 +270,7 @@ def compress(content: bytes, recipe: Recipe, data: Prepared, params: Params) -> 
     """Make one variant of an ONNX file; names, axes and metadata stay.
 
     Raises:
-        StageError: The file is damaged.
+        StageError: The file is damaged, or the toolkit fails over it.
     """
     try:
         model = onnx.load_from_string(content)
@@ -249,9 +278,27 @@ def compress(content: bytes, recipe: Recipe, data: Prepared, params: Params) -> 
     except Exception as error:  # protobuf's and the checker's have no common base
         raise StageError(f"not a readable ONNX file: {one_line(error)}") from None
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    result = recipe.compress(model, data, params)
+    try:
+        result = recipe.compress(model, data, params)
+    except (StageError, OSError, MemoryError):
+        raise
+    except Exception as error:  # the quantisers' have no common base
+        raise StageError(f"the toolkit fails over its graph: {one_line(error)}; {LEAVE_OUT}") from None
     shorten_names(result.graph)
     return canonical_onnx(result, metadata)
+
+
+def advice(content: bytes) -> str:
+    """What to do about a variant that left too many weights as they were: which ops read those, and the ways out."""
+    graph = onnx.load_from_string(content).graph
+    left = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and sum(size > 1 for size in tensor.dims) >= MATRIX
+    }
+    ops = sorted({node.op_type for node in graph.node if left & set(node.input) and not RESTORES.search(node.op_type)})
+    reason = f"{', '.join(ops)} has no kernel for others than float32" if ops else "the others are biases"
+    return f"{reason}; {LEAVE_OUT}"
 
 
 def shorten_names(graph: onnx.GraphProto) -> None:
@@ -285,7 +332,8 @@ def main() -> None:
         raise StageError(f"{args.onnx}: {error}") from None
     with replacing(args.compressed) as beside:
         beside.write_bytes(content)
-        check_compressed(inspect_file(beside), variant, recipe.stored_as, params.minimum_share, ADVICE)
+        check_compressed(inspect_file(beside), variant, recipe.stored_as, params.minimum_share, advice(content))
+        run_one_row(beside, args.compressed)
 
 
 if __name__ == "__main__":

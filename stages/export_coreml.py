@@ -1,17 +1,24 @@
 """Export to Core ML: checkpoint in; one mlpackage a precision out, both with a float32 interface and ranged axes."""
 
-import contextlib
-import io
-import logging
+import itertools
 import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from shared.conversion.canonical import canonicalize_mlpackage
 from shared.conversion.coreml_gru import register_gru
-from shared.conversion.export import ExportParams, describe, describe_tensors, example_inputs
+from shared.conversion.export import (
+    TRACED_BATCH,
+    TRACED_TIME,
+    ExportParams,
+    describe,
+    describe_tensors,
+    example_inputs,
+)
+from shared.conversion.failures import Unsupported, explained, refuse_known
+from shared.conversion.rewriting import Rewriting
 from shared.files.quiet import import_coremltools
-from shared.network.model import Checkpoint, ModelConfig, load_checkpoint
+from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, load_checkpoint
 from shared.params import Count, StageParams, read_params
 from shared.stage import StageError, parse_args, replacing, run
 
@@ -45,10 +52,12 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
 
     Returns:
         A `coremltools.models.MLModel`.
+
+    Raises:
+        StageError: An operation cannot be converted, or not for every size.
     """
     ct = import_coremltools()
     register_gru()
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
     config = checkpoint.model.config
     passes = ct.PassPipeline.DEFAULT
     # For the Neural Engine, it would have sizes and indices cast to 16 bits and back: none of these nets gains by it.
@@ -57,9 +66,12 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
     time = time_axis(config, names, params)
     axes = {names.input_name: (batch, time, len(config.features)), names.lengths_name: (batch,)}
     examples = example_inputs(config, names)
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # the converter's own progress bars
+    with explained(checkpoint.model, "coreml"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript's deprecation
-        traced = torch.jit.trace(checkpoint.model, tuple(examples.values()))
+        refuse_known(checkpoint.model)
+        with Rewriting():
+            traced = torch.jit.trace(checkpoint.model, tuple(examples.values()), check_trace=False)
+        check_trace(traced, checkpoint.model, names)
         model = ct.convert(
             traced,
             # Without a dtype of its own the interface of an fp16 program becomes float16 from iOS16 on.
@@ -86,6 +98,32 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
         describe(names, checkpoint) | {"deployment_target": params.deployment_target}  # the oldest system that runs it
     )
     return model
+
+
+def check_trace(traced: Any, model: SequenceClassifier, names: ExportParams) -> None:
+    """A trace holds what was run: hold it to the net at other values and sizes, where a branch may go another way.
+
+    Raises:
+        Unsupported: It computes something else.
+    """
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    times = (1, TRACED_TIME + 4) if names.dynamic_time else (config.time_steps,)
+    for batch, time, scale in itertools.product((1, TRACED_BATCH + 2), times, (0.0, 1.0, -3.0, 100.0)):
+        sequence = scale * torch.rand(batch, time, len(config.features), generator=generator)
+        lengths = torch.full((batch,), (time + 1) // 2, dtype=torch.int32)
+        inputs = (sequence, lengths) if config.ragged else (sequence,)
+        with torch.inference_mode():
+            try:
+                expected = model(*inputs)
+            except (RuntimeError, IndexError):  # made-up values are no row of a table, a short sequence fills no kernel
+                continue
+            try:
+                found = traced(*inputs)
+            except RuntimeError:  # of a size that the trace has fixed
+                found = None
+        if found is None or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise Unsupported("a branch on values or a size that is taken as a number")
 
 
 def time_axis(config: ModelConfig, names: ExportParams, params: Params) -> Any:

@@ -1,12 +1,13 @@
 """Export to ONNX: checkpoint in; one float32 ONNX file out, with dynamic, named axes and the leanest graph."""
 
-import logging
 import re
 import warnings
 
 from shared.conversion.canonical import canonical_onnx
-from shared.conversion.export import ExportParams, describe, example_inputs
+from shared.conversion.export import TRACED_TIME, ExportParams, describe, example_inputs
+from shared.conversion.failures import explained, refuse_known
 from shared.conversion.lean_graph import simplify
+from shared.conversion.rewriting import Watching
 from shared.network.model import Checkpoint, ModelConfig, load_checkpoint
 from shared.params import StageParams, read_params
 from shared.stage import StageError, one_line, parse_args, run, write_bytes
@@ -26,16 +27,16 @@ def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> byte
     """Convert through `torch.export`, simplify the graph, and return the file's bytes.
 
     Raises:
-        StageError: A dynamic axis came out fixed, or the file is not valid ONNX.
+        StageError: An operation cannot be exported, a dynamic axis came out fixed, or the file is not valid ONNX.
     """
     config = checkpoint.model.config
     inputs = example_inputs(config, names)
     batch = torch.export.Dim("batch")
     # A named dimension would freeze the time axis of a second recurrent layer without a word.
     time = {1: torch.export.Dim.AUTO} if names.dynamic_time else {}
-    with warnings.catch_warnings():
+    with explained(checkpoint.model, "onnx"), warnings.catch_warnings(), Watching():
         warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked below
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        refuse_known(checkpoint.model)
         program = torch.onnx.export(
             checkpoint.model,
             tuple(inputs.values()),
@@ -46,8 +47,8 @@ def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> byte
             opset_version=opset,
             verbose=False,
         )
-    assert program is not None
-    simplify(program.model)
+        assert program is not None
+        simplify(program.model)
     content = canonical_onnx(name_time(program.model_proto), describe(names, checkpoint))
     check(onnx.load_from_string(content), names, config, opset)
     return content
@@ -77,6 +78,11 @@ def check(model: onnx.ModelProto, names: ExportParams, config: ModelConfig, opse
         names.output_name: ["batch", len(config.classes)],
     }
     found = {value.name: axes(value) for value in (*model.graph.input, *model.graph.output)}
+    if names.dynamic_time and found[names.input_name][1] == TRACED_TIME:
+        raise StageError(
+            "export.dynamic_time = true: ONNX cannot carry a loop over the steps, which nn.RNN and cells are to it, "
+            "for any number of them; instead: nn.GRU or nn.LSTM; allowed: false"
+        )
     if found != expected:
         raise StageError(f"the exported graph's tensors are {found}; expected {expected}")
     versions = {entry.domain: entry.version for entry in model.opset_import}

@@ -114,7 +114,7 @@ def test_a_package_that_is_not_what_its_name_says_is_not_written(workspace: Work
     workspace.set("compress_coreml.smallest_tensor", 10_001)
     assert workspace.refuses("compress_coreml@palette6") == (
         "palette6: 0.0% of the weights are stored as lut_to_dense; minimum_share asks for 90.0%; found 10553 float16; "
-        "lower smallest_tensor or minimum_share"
+        "lower compress_coreml.smallest_tensor or minimum_share"
     )
 
 
