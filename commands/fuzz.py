@@ -56,7 +56,7 @@ from shared.coreml_reference.__main__ import read_arrays  # noqa: E402
 from shared.data.sequences import SPLITS, Prepared, PreparedWriter, SplitArrays  # noqa: E402
 from shared.execution.predictions import nest, read_predictions  # noqa: E402
 from shared.execution.runtimes import open_runtime, stored_names  # noqa: E402
-from shared.files.artifacts import find_artifacts  # noqa: E402
+from shared.files.artifacts import REFERENCE, find_artifacts  # noqa: E402
 from shared.files.inspection import inspect_file  # noqa: E402
 from shared.files.quiet import import_coremltools  # noqa: E402
 from shared.judging.limits import VerifyParams  # noqa: E402
@@ -218,11 +218,14 @@ def read_prepared(path: Path) -> object:
     return prepared.schema, [array.tobytes() for array in arrays]
 
 
-def judge_predictions(data: Data, names: ExportParams, params: VerifyParams, path: Path) -> object:
-    """Evaluate and verify all predictions."""
+def judge_predictions(
+    data: Data, files: dict[tuple[str, str], Path], names: ExportParams, params: VerifyParams, path: Path
+) -> object:
+    """Evaluate and verify all predictions; what is inside the files is read of those given."""
     predictions = list(read_predictions(path))
     figures, *_ = evaluate.evaluate(predictions, data.rows.labels, data.prepared.schema.classes)
-    found, _ = verify.verify_all(predictions, nest(figures), names, params)
+    bench = verify.set_up(data.prepared, files[REFERENCE], predictions, nest(figures), names, params)
+    found, _ = verify.verify_all(predictions, files, bench)
     return repr(figures), repr(found)
 
 
@@ -356,7 +359,12 @@ def find_targets(run: Path, folder: Path) -> Iterator[Target]:
             np.save(copy, np.load(file, mmap_mode="r")[:ROWS])
     with contextlib.chdir(run):
         names, limits = read_params("export", ExportParams), read_params("verify", VerifyParams)
-    judge = lambda path: judge_predictions(data, names, limits, path)  # noqa: E731
+    files = {  # one variant and what it is judged by: all of them would take a second a case
+        REFERENCE: run / "models/pytorch/classifier.pt",
+        ("onnx", "fp32"): run / "models/onnx/classifier-fp32.onnx",
+        ("onnx", "fp16"): run / "models/onnx/classifier-fp16.onnx",
+    }
+    judge = lambda path: judge_predictions(data, files, names, limits, path)  # noqa: E731
     for file in sorted(predictions.rglob("*.*")):
         mutate = damage_json if file.suffix == ".json" else damage_bytes
         yield Target("predictions", predictions, str(file.relative_to(predictions)), mutate, judge)

@@ -1,4 +1,4 @@
-"""Judge each file: all logits in; wrong, too lossy or fit to ship, the differences and the reasons out.
+"""Judge each file: all logits and the files in; wrong, too lossy or fit to ship, the differences and the reasons out.
 
 A file is wrong if a check finds a problem. The checks go from the outside in, and each problem starts with the name of
 the one that found it:
@@ -6,22 +6,29 @@ the one that found it:
     executed   the file ran
     interface  its tensor names, axes and types, and the features and classes that it stores
     shapes     its logits' shape, on the whole split and at other batch sizes, and that the batch changes no values
-    values     its logits against PyTorch's: all of them, each class's, and the worst
-    probes     its logits of sequences that the data do not hold, against PyTorch's
-    padding    that its logits do not depend on what comes after a sequence's end, or on how much does
+    weights    each weight, read back from the file, is the nearest that its scheme can represent to the source's
+    graph      it computes what its very weights compute in the float32 graph, and that graph what PyTorch computes
+    probes     the same of sequences that the data do not hold: far from them, quiet, constant, huge
+    padding    its logits do not depend on what comes after a sequence's end, or on how much does
 
-A file that is right is too lossy if it costs more on the task than `verify.accuracy_loss` or `verify.recall_loss`
-allow. Whatever is found is written, and the pipeline goes on to the page: `accept` fails, after it.
+What they allow follows from the precision that a file computes in, and is chosen by nobody (see `shared/judging/`). A
+file that is right is too lossy if it costs more on the task than `verify.accuracy_loss` or `verify.recall_loss` allow.
+Whatever is found is written, and the pipeline goes on to the page: `accept` fails, after it.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import Prediction, find_reference, nest, read_predictions
-from shared.judging.limits import Tolerance, VerifyParams
+from shared.execution.probes import Probe, probes_of
+from shared.files.artifacts import REFERENCE, SUFFIXES, find_artifacts
+from shared.judging.inside import FormatJudge, Net, load_net
+from shared.judging.limits import VerifyParams
 from shared.judging.parity import BIN_EDGES, Comparison, Scale, compare, measure
+from shared.judging.precision import bound
 from shared.judging.probes import judge_file, judge_net
 from shared.params import read_params
 from shared.stage import StageError, parse_args, read_json, rounded, run, write_bytes, write_metrics
@@ -29,6 +36,11 @@ from shared.stage import StageError, parse_args, read_json, rounded, run, write_
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+EXPORT = "fp32"
+"""The file of a format that the others are made from."""
+
+EXPORTED = [file_format for file_format in SUFFIXES if file_format != REFERENCE[0]]
 
 Key = tuple[str, str]
 """Format and precision of a file."""
@@ -86,30 +98,6 @@ def check_shapes(found: Prediction, reference: Prediction, largest_difference: f
     return problems
 
 
-def check_values(figures: dict[str, Any], tolerance: Tolerance, params: VerifyParams) -> list[str]:
-    """The distance from PyTorch's logits: over all of them, of one class's, and of a single one.
-
-    The first two bound what is wrong everywhere or with one class. A rare error hides in a mean over many rows, so no
-    single logit may be further off than rounding ever takes one.
-    """
-    anywhere = rounded(params.largest_error * tolerance.relative_error)
-    for error, words, allowed in (
-        (figures["relative_error"], "relative error", tolerance.relative_error),
-        (figures["worst_class_error"], "relative error of one class", tolerance.relative_error),
-        (figures["largest_error"], "relative error of a single logit", anywhere),
-    ):
-        if error is None:
-            return [f"values: {words} is not finite"]
-        if error > allowed:
-            return [f"values: {words} {error} is above the tolerance {allowed}"]
-    return []
-
-
-def what_weights_cost(found: Prediction, tolerance: Tolerance, params: VerifyParams) -> float:
-    """How far a logit may be off because the file's weights are not the net's; those of fp32 and fp16 are, rounded."""
-    return 0.0 if found.precision in ("fp32", "fp16") else params.largest_error * tolerance.relative_error
-
-
 def task_losses(found: Prediction, reference: Prediction, evaluation: dict[str, Any]) -> dict[str, Any] | None:
     """What a file loses on the task against PyTorch, negative where it gains; None if it has no figures.
 
@@ -124,14 +112,14 @@ def task_losses(found: Prediction, reference: Prediction, evaluation: dict[str, 
             if recall is not None
         }
         worst = max(classes, key=lambda name: classes[name])
-        losses = {
-            "accuracy_loss": round(theirs["accuracy"] - ours["accuracy"], 6),
+        return {
+            "accuracy_loss": ours["accuracy_loss"],
+            "accuracy_loss_interval": ours["accuracy_loss_interval"],
             "recall_loss": classes[worst],
             "recall_loss_class": worst,
         }
     except KeyError:
         return None
-    return losses | {key: value for key, value in ours.items() if key == "accuracy_loss_interval"}
 
 
 def too_lossy(losses: dict[str, Any], file_format: str, params: VerifyParams) -> list[str]:
@@ -150,76 +138,127 @@ def outcome(problems: list[str], losses: list[str]) -> dict[str, Any]:
     return {"outcome": verdict, "passed": not problems, "problems": problems, "losses": losses}
 
 
-def verify(
-    found: Prediction,
-    reference: Prediction,
-    scale: Scale,
-    names: ExportParams,
-    params: VerifyParams,
-    losses: dict[str, Any] | None,
-) -> tuple[dict[str, Any], Comparison | None]:
+@dataclass(frozen=True)
+class Bench:
+    """What every file is judged by.
+
+    Attributes:
+        reference: PyTorch's logits and answers.
+        scale: Of these logits.
+        net: The trained net itself.
+        probes: The sequences that the data do not hold.
+        evaluation: What each file is worth on the task.
+        names: Those that the files should have.
+        params: What they may cost.
+    """
+
+    reference: Prediction
+    scale: Scale
+    net: Net
+    probes: list[Probe]
+    evaluation: dict[str, Any]
+    names: ExportParams
+    params: VerifyParams
+
+
+def verify(found: Prediction, path: Path, judge: FormatJudge, bench: Bench) -> tuple[dict[str, Any], Comparison | None]:
     """All figures of one executed file, under `problems` everything that is wrong with it in words, and its errors."""
-    tolerance = params.tolerance[found.format][found.precision]
+    reference, scale = bench.reference, bench.scale
+    losses = task_losses(found, reference, bench.evaluation)
     figures: dict[str, Any] = {
         "executor": found.record["executor"],
         "executor_version": found.record["executor_version"],
         "platform": found.record["platform"],
         "batch_dependent": bool(found.record.get("batch_dependent")),
-        "tolerance": tolerance.relative_error,
         **(losses or {}),
     }
-    comparison, values = None, []
+    comparison, not_finite = None, []
     if found.logits.shape == reference.logits.shape:
         try:
             comparison = compare(found.logits, reference.logits, scale)
         except StageError as error:
-            values = [f"values: {error}"]
+            not_finite = [f"graph: {error}"]
         else:
-            probes = judge_file(found, reference, scale, what_weights_cost(found, tolerance, params))
-            errors = [error for error in probes.errors.values() if error is not None]
-            figures |= comparison.figures | {"made_up_error": max(errors) if errors else None, "notes": probes.notes}
-            values = [*check_values(figures, tolerance, params), *probes.problems]
-    judges_batches = comparison is not None and not figures["batch_dependent"]
+            figures |= comparison.figures
+    if found.precision == EXPORT:
+        errors = comparison.figures if comparison else {}
+        inside = judge.judge_export(path, errors.get("worst_class_error"), errors.get("largest_error"))
+    else:
+        inside = judge.judge_variant(path, found)
+    figures |= inside.figures
+    probed: list[str] = []
+    largest_difference = None
+    if comparison is not None and inside.precision is not None:
+        expected = judge.answers(inside, found, reference, bench.probes)
+        answered = judge_file(found, expected, scale, inside.precision)
+        errors_there = [error for error in answered.errors.values() if error is not None]
+        figures |= {"made_up_error": max(errors_there, default=None), "notes": answered.notes}
+        probed = answered.problems
+        if not figures["batch_dependent"]:
+            largest_difference = bound(inside.precision, bench.net.rounding) * scale.deviation
     problems = [
-        *check_interface(found, reference, names),
-        *check_shapes(found, reference, tolerance.relative_error * scale.deviation if judges_batches else None),
-        *values,
+        *check_interface(found, reference, bench.names),
+        *check_shapes(found, reference, largest_difference),
+        *(problem for problem in inside.problems if problem.startswith("weights")),
+        *not_finite,
+        *(problem for problem in inside.problems if not (problem.startswith("weights") or not_finite)),
+        *probed,
         *([] if losses else ["executed: it has no figures on the task"]),
     ]
-    return outcome(problems, too_lossy(losses, found.format, params) if losses else []) | figures, comparison
+    words = too_lossy(losses, found.format, bench.params) if losses else []
+    return outcome(problems, words) | figures, comparison
 
 
 def verify_all(
-    predictions: list[Prediction], evaluation: dict[str, Any], names: ExportParams, params: VerifyParams
+    predictions: list[Prediction], files: dict[Key, Path], bench: Bench
 ) -> tuple[dict[Key, dict[str, Any]], dict[Key, Comparison]]:
-    """Figures of every file that was executed or should have been, and the errors of those with comparable logits."""
+    """Figures of every file that there is or that was executed, and the errors of those with comparable logits."""
+    executed = {(found.format, found.precision): found for found in predictions}
+    source = judge_net(bench.reference, bench.scale)
+    figures: dict[Key, dict[str, Any]] = {REFERENCE: outcome(source.problems, []) | {"notes": source.notes}}
+    comparisons: dict[Key, Comparison] = {}
+    for file_format in EXPORTED:
+        judge = FormatJudge(files.get((file_format, EXPORT)), bench.net, bench.scale)
+        variants = {variant for kind, variant in (*files, *executed) if kind == file_format}
+        for variant in sorted(variants, key=lambda variant: (variant != EXPORT, variant)):
+            key = (file_format, variant)
+            found = executed.get(key)
+            if found is None:
+                figures[key] = rejected("executed: no prediction was found")
+            elif key not in files:
+                figures[key] = rejected("executed: there are logits of it, but no such file")
+            elif found.failure:
+                figures[key] = rejected(f"executed: {found.failure}")
+            else:
+                figures[key], comparison = verify(found, files[key], judge, bench)
+                if comparison:
+                    comparisons[key] = comparison
+                continue
+            if variant == EXPORT:
+                judge.give_up()
+    return figures, comparisons
+
+
+def asked_at(probe: str) -> int:
+    """The number of time steps in the name of a probe of other than the data's; 0 if there is none."""
+    _, _, steps = probe.partition("far@")
+    return int(steps) if steps.isdecimal() and len(steps) < 6 else 0
+
+
+def set_up(
+    data: Prepared, checkpoint: Path, predictions: list[Prediction], evaluation: dict[str, Any],
+    names: ExportParams, params: VerifyParams,
+) -> Bench:  # fmt: skip
+    """Everything that files are judged by.
+
+    Raises:
+        StageError: PyTorch's logits are missing, or nothing can be measured by them; the checkpoint is damaged.
+    """
     reference = find_reference(predictions)
     scale = measure(reference.logits)
-    listed = [(file_format, precision) for file_format, named in params.tolerance.items() for precision in named]
-    figures: dict[Key, dict[str, Any]] = {}
-    comparisons: dict[Key, Comparison] = {}
-    for found in predictions:
-        key = (found.format, found.precision)
-        if found is reference:
-            net = judge_net(reference, scale)
-            if net.problems or net.notes:
-                figures[key] = outcome(net.problems, []) | {"notes": net.notes}
-            continue
-        if found.failure:
-            figures[key] = rejected(f"executed: {found.failure}")
-        elif key not in listed:
-            figures[key] = rejected(
-                f"values: no tolerance to judge them by: add verify.tolerance.{'.'.join(key)}, or if no stage writes "
-                "this file any more, delete it (`dvc checkout --allow-missing`)"
-            )
-        else:
-            losses = task_losses(found, reference, evaluation)
-            figures[key], comparison = verify(found, reference, scale, names, params, losses)
-            if comparison:
-                comparisons[key] = comparison
-    for key in listed:
-        figures.setdefault(key, rejected("executed: no prediction was found"))
-    return figures, comparisons
+    times = [steps for name in reference.record["probes"] if (steps := asked_at(name))]
+    net = load_net(checkpoint, data.split("test"), scale)
+    return Bench(reference, scale, net, probes_of(data, times), evaluation, names, params)
 
 
 def rejected(problem: str) -> dict[str, Any]:
@@ -267,6 +306,9 @@ def main() -> None:
         __doc__,
         inputs={
             "prepared": "the folder of prepared arrays",
+            "pytorch": "the folder of the checkpoint",
+            "onnx": "the folder of the ONNX files",
+            "coreml": "the folder of the mlpackages",
             "predictions": "the folder of all logits",
             "evaluation": "what each file is worth (JSON)",
         },
@@ -280,7 +322,14 @@ def main() -> None:
     params = read_params("verify", VerifyParams)
     data = Prepared(args.prepared)
     predictions = list(read_predictions(args.predictions))
-    figures, comparisons = verify_all(predictions, read_json(args.evaluation), names, params)
+    files = {
+        (folder, variant): path
+        for folder in SUFFIXES
+        for variant, path in find_artifacts(getattr(args, folder)).items()
+    }
+    evaluation = read_json(args.evaluation)
+    bench = set_up(data, files[REFERENCE], predictions, evaluation, names, params)
+    figures, comparisons = verify_all(predictions, files, bench)
     write_metrics(args.metrics, nest(figures))
     write_csv(args.parity, parity_table(comparisons))
     write_csv(args.flips, flips_table(comparisons, data.split("test").labels, data.schema.shown_classes))

@@ -85,6 +85,7 @@ class Package:
         import_coremltools()
         from coremltools.proto import Model_pb2
 
+        self.path = path
         self.model_file = path / "Data/com.apple.CoreML/model.mlmodel"
         self.weights_file = path / "Data/com.apple.CoreML/weights/weight.bin"
         self.spec = Model_pb2.Model.FromString(self.model_file.read_bytes())

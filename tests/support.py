@@ -43,9 +43,6 @@ SMALL = {
     "train.epochs": 20,
     "export_coreml.largest_batch": 64,
     "compress_coreml.variants": ["palette6", "sparse50_palette4"],
-    "verify.tolerance.coreml.int8": ABSENT,
-    "verify.tolerance.coreml.palette4": ABSENT,
-    "verify.tolerance.coreml.sparse50": ABSENT,
     "predict.batch_size": 256,
     "benchmark.rounds": 1,
     "benchmark.turn_seconds": 1e-3,
@@ -53,11 +50,9 @@ SMALL = {
 }
 """A run that takes a tenth of the default one's time, and still computes logits that are worth comparing."""
 
-EXPORTS_ONLY = {
+EXPORTS_ONLY: dict[str, Any] = {
     "compress_onnx.variants": [],
     "compress_coreml.variants": [],
-    **{f"verify.tolerance.onnx.{variant}": ABSENT for variant in ("fp16", "int8")},
-    **{f"verify.tolerance.coreml.{variant}": ABSENT for variant in ("palette6", "sparse50_palette4")},
 }
 """On top of `SMALL`: nothing is compressed."""
 

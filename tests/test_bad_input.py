@@ -28,6 +28,8 @@ ONNX = "models/onnx/classifier-fp32.onnx"
 FP32 = "models/coreml/classifier-fp32.mlpackage"
 FP16 = "models/coreml/classifier-fp16.mlpackage"
 
+NO_SOURCE = "weights: the float32 file that it is judged by was not executed"
+
 
 # --- params.yaml ---
 
@@ -489,11 +491,11 @@ def test_a_damaged_file_hides_no_verdict_on_another(workspace: Workspace) -> Non
     edit_onnx(workspace, scale_weights)
     workspace.call("predict@onnx")
     rejected = rejections(workspace, "coreml")
-    assert rejected.keys() == {"fp16", "fp32"}
-    assert FP16 in rejected["fp16"]
-    assert FP32 in rejected["fp32"]
+    assert FP16 in rejected.pop("fp16")
+    assert FP32 in rejected.pop("fp32")
+    assert set(rejected.values()) == {NO_SOURCE}
     verified = json.loads((workspace.folder / "metrics" / "verify.json").read_text())
-    assert verified["onnx"]["fp32"]["problems"][0].startswith("values: relative error")
+    assert verified["onnx"]["fp32"]["problems"][0].startswith("weights: ")
     evaluated = json.loads((workspace.folder / "metrics" / "evaluate.json").read_text())
     assert set(verified["coreml"]) - set(evaluated["coreml"]) == {"fp16", "fp32"}
 
@@ -538,9 +540,11 @@ def problems_found(workspace: Workspace) -> list[str]:
 def test_an_onnx_file_of_another_model_runs_but_is_not_verified(workspace: Workspace) -> None:
     edit_onnx(workspace, scale_weights)
     workspace.call("predict@onnx")
-    [problem] = problems_found(workspace)
-    assert problem.startswith("onnx fp32: values: relative error")
-    assert problem.endswith("is above the tolerance 2e-06")
+    found = problems_found(workspace)
+    assert found[0].startswith("onnx fp32: weights: network.rnn.weight_ih_l0: 200 of 200 values are not in the file")
+    assert any(problem.startswith("onnx fp32: graph: relative error ") for problem in found)
+    assert "onnx int8: graph: the float32 file that it is judged by is wrong itself" in found
+    assert not any(problem.startswith("coreml") for problem in found)
     assert json.loads((workspace.folder / "metrics" / "verify.json").read_text())["onnx"]["fp32"]["passed"] is False
 
 
@@ -552,10 +556,9 @@ def test_a_mlpackage_of_another_model_runs_but_is_not_verified(workspace: Worksp
     workspace.call("export_coreml", "other.pt", FP32, FP16)
     workspace.call("predict@coreml")
     found = problems_found(workspace)
-    assert [problem.partition(" error")[0] for problem in found] == [
-        "coreml fp16: values: relative",
-        "coreml fp32: values: relative",
-    ]
+    assert found[0].startswith("coreml fp32: weights: network.linear.weight: 150 of 150 values are not in the file")
+    assert "coreml fp16: graph: the float32 file that it is judged by is wrong itself" in found
+    assert not any(problem.startswith("onnx") for problem in found)
 
 
 def test_a_file_with_other_tensor_names_and_classes_is_not_verified(workspace: Workspace) -> None:
@@ -576,7 +579,11 @@ def test_a_file_for_longer_sequences_is_refused_with_its_axis(workspace: Workspa
 def test_a_file_without_stored_classes_is_refused(workspace: Workspace) -> None:
     path = workspace.folder / ONNX
     path.write_bytes(canonical_onnx(onnx.load(path), {"features": '["value"]'}))
-    assert rejections(workspace, "onnx") == {"fp32": f"executed: {ONNX}: its metadata holds no list of classes"}
+    assert rejections(workspace, "onnx") == {
+        "fp32": f"executed: {ONNX}: its metadata holds no list of classes",
+        "fp16": NO_SOURCE,
+        "int8": NO_SOURCE,
+    }
 
 
 def test_damaged_logits_are_refused(workspace: Workspace) -> None:

@@ -17,8 +17,8 @@ from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import Prediction
 from shared.execution.runtimes import open_runtime
+from shared.judging.inside import FormatJudge
 from shared.judging.limits import VerifyParams
-from shared.judging.parity import measure
 from shared.params import read_params
 from tests.edits import Onnx
 from tests.support import ROOT, Workspace, clean_environment, command, rejections
@@ -86,9 +86,12 @@ def test_a_time_axis_that_is_dynamic_in_name_alone_is_caught(workspace: Workspac
     )
     assert list(found.record["probes"]) == list(reference.record["probes"])
     assert {"far", "far@3", "far@20"} <= found.record["probes"].keys()
-    losses = {"accuracy_loss": 0.0, "recall_loss": 0.0, "recall_loss_class": "0"}
+    worth = {"recall": {"0": 1.0}, "accuracy_loss": 0.0, "accuracy_loss_interval": [0.0, 0.0]}
+    evaluation = {name: {"fp32": worth} for name in files}
     names, params = read_params("export", ExportParams), read_params("verify", VerifyParams)
-    figures, _ = verify.verify(found, reference, measure(reference.logits), names, params, losses)
+    bench = verify.set_up(data, files["pytorch"], [reference, found], evaluation, names, params)
+    judge = FormatJudge(path, bench.net, bench.scale)
+    figures, _ = verify.verify(found, path, judge, bench)
     assert bool(figures["problems"]) == frozen
     assert all("far@20" in problem for problem in figures["problems"])
 

@@ -1,7 +1,7 @@
 """The evaluator's public face, with the interface of coremltools' `MLModel`."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,12 @@ class CoreMLReference:
             outputs = self._interpreter.run(self.arguments(data, state))
         names = [variable.name for variable in self.program.function.outputs]
         return {name: self._returned(name, value) for name, value in zip(names, outputs, strict=True)}
+
+    def set_constants(self, values: Iterable[tuple[Any, Array]]) -> None:
+        """Compute with other values in the place of stored ones, given by the variables of `program` that hold them."""
+        for variable, array in values:
+            variable._sym_val.val = np.asarray(array, variable.val.dtype).reshape(variable.val.shape)
+        self._interpreter = Interpreter(self.program, self.compute)
 
     def check_default_shape(self) -> None:
         """Run on zeros of the default shape and check every op's result against its declaration."""

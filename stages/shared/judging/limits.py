@@ -10,12 +10,6 @@ Exported = Annotated[str, Field(pattern="^(onnx|coreml)$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Tolerance(StageParams):
-    """How far the logits of one file may be from PyTorch's."""
-
-    relative_error: float = Field(gt=0)
-
-
 class VerifyParams(StageParams):
     """Section `verify`.
 
@@ -26,8 +20,6 @@ class VerifyParams(StageParams):
         fail_if_too_lossy: Whether a file that loses more makes `accept` fail, as one that is wrong does.
     """
 
-    tolerance: dict[Exported, dict[str, Tolerance]]
-    largest_error: float = Field(ge=1)
     accuracy_loss: Share | dict[Exported, Share]
     recall_loss: Share | dict[Exported, Share]
     fail_if_too_lossy: bool

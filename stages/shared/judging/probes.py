@@ -2,43 +2,23 @@
 
 How far a logit may be off follows from the precision that the file computes in and from the net alone, never from a
 recipe: PyTorch's record says of each probe how far rounding to float32 takes this very net from its float64 result,
-and a coarser rounding takes it further in proportion. (Measured on the five architectures: files in float16 are at most
-twice that proportion from PyTorch.)
+and a coarser rounding takes it further in proportion.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from shared.execution.predictions import Prediction
 from shared.judging.parity import Scale
+from shared.judging.precision import CALIBRATED, FLOAT16, FLOAT32, Precision, bound
 from shared.stage import rounded
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-class Precision(NamedTuple):
-    """What a file computes in.
-
-    Attributes:
-        name: In words.
-        roundings: How far one rounding takes a number, as a multiple of what float32's does.
-        floor: An error that is allowed on any net, as a part of the deviation of PyTorch's logits.
-    """
-
-    name: str
-    roundings: float
-    floor: float
-
-
-FLOAT32 = Precision("float32", 1, 1e-5)
-FLOAT16 = Precision("float16", 2.0**13, 2e-3)
-INT8 = Precision("int8", 2.0**16, 2e-2)
-"""Of activations that are quantised to 8 bits, on one scale for a whole tensor: all that is in it moves the others."""
-
-ANOTHER_ORDER = 8
-"""How much further than PyTorch's own rounding another order of sums may go."""
+SINGLE_LOGIT = 2
+"""How much further than the root mean square of errors the largest of a probe may be: it has few logits."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +37,6 @@ class Judgement:
     errors: dict[str, float | None]
 
 
-def precision_of(found: Prediction) -> Precision:
-    """What a file computes in, which is not always what it keeps its weights in."""
-    if found.format == "pytorch" or found.precision == "fp32":
-        return FLOAT32
-    if found.format == "onnx":
-        quantizes = found.record["batch_dependent"] or found.precision == "int8_static"
-        return INT8 if quantizes else FLOAT16 if found.precision == "fp16" else FLOAT32
-    return FLOAT16
-
-
 def judge_net(reference: Prediction, scale: Scale) -> Judgement:
     """What is wrong with the net itself, whatever it is exported to: its logits depend on padding.
 
@@ -79,7 +49,7 @@ def judge_net(reference: Prediction, scale: Scale) -> Judgement:
             continue
         if not np.isfinite(logits_of(probe)).all():
             notes.append(f"probes: the net itself gives logits that are not finite in {name!r}")
-        error, allowed = padding_error(reference, name, scale), allowed_error(reference, reference, name, scale)
+        error, allowed = padding_error(reference, name, scale), allowed_error(FLOAT32, reference, name, scale)
         if error > allowed:
             problems.append(
                 f"padding: the net itself gives {name!r} other logits than {probe['same_as']!r}, though only padding "
@@ -88,15 +58,14 @@ def judge_net(reference: Prediction, scale: Scale) -> Judgement:
     return Judgement(problems, notes, {})
 
 
-def judge_file(found: Prediction, reference: Prediction, scale: Scale, relative_error: float = 0) -> Judgement:
+def judge_file(found: Prediction, reference: Prediction, scale: Scale, precision: Precision) -> Judgement:
     """Judge a file's answers.
 
     Args:
         found: The exported file's.
-        reference: Those of PyTorch, whose net the file holds.
+        reference: Those of PyTorch, whose net the file holds, or of the file's twin, if its weights are not the net's.
         scale: Of PyTorch's logits on the test split.
-        relative_error: What the file's weights may cost where they are not the net's, as a part of the deviation; zero
-            where rounding alone makes a difference.
+        precision: What the file computes in.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -112,26 +81,33 @@ def judge_file(found: Prediction, reference: Prediction, scale: Scale, relative_
             problems.append(f"probes: in {name!r} the logits have shape {list(logits_of(ours).shape)}")
         else:
             error = relative_to(logits_of(theirs), logits_of(ours), scale)
-            allowed = rounded(relative_error + allowed_error(found, reference, name, scale), 3)
+            allowed = allowed_error(precision, reference, name, scale)
             wrong = []
             if error is None:
                 wrong.append(f"probes: in {name!r} some logits are not finite, where PyTorch's are")
             elif error > allowed:
                 wrong.append(f"probes: relative error of a logit in {name!r} {error} is above {allowed}")
-            if name == "edge" and precision_of(found) is FLOAT16:
-                notes += [f"{each}: inside the net, numbers leave the range of float16" for each in wrong]
+            excuse = None
+            if name == "edge" and precision is FLOAT16:
+                excuse = "inside the net, numbers leave the range of float16"
+            elif precision is CALIBRATED and error is not None:
+                excuse = "inside the net, numbers leave the range that was calibrated"
+            if excuse:
+                notes += [f"{each}: {excuse}" for each in wrong]
             else:
                 problems += wrong
                 errors[name] = error
-            problems += _padding_problems(found, reference, name, scale)
+            problems += _padding_problems(found, reference, name, scale, precision)
     return Judgement(problems, notes, errors)
 
 
-def _padding_problems(found: Prediction, reference: Prediction, name: str, scale: Scale) -> list[str]:
+def _padding_problems(
+    found: Prediction, reference: Prediction, name: str, scale: Scale, precision: Precision
+) -> list[str]:
     """That a file's logits depend on what follows the sequences' ends, unless the net's own do."""
-    error, allowed = padding_error(found, name, scale), allowed_error(found, reference, name, scale)
+    error, allowed = padding_error(found, name, scale), allowed_error(precision, reference, name, scale)
     net_error = padding_error(reference, name, scale)
-    if error <= allowed or net_error > allowed_error(reference, reference, name, scale):
+    if error <= allowed or net_error > allowed_error(FLOAT32, reference, name, scale):
         return []
     same = found.record["probes"][name]["same_as"]
     found_words = f"relative error {error}; allowed: {allowed}"
@@ -181,8 +157,8 @@ def padding_error(found: Prediction, name: str, scale: Scale) -> float:
     return np.inf if error is None else error
 
 
-def allowed_error(found: Prediction, reference: Prediction, name: str, scale: Scale) -> float:
-    """How far rounding may take a file's logits of a probe, as a part of the deviation."""
-    precision, answer = precision_of(found), reference.record["probes"][name]
-    rounding = ANOTHER_ORDER * precision.roundings * (answer["rounding"] or 0)
-    return rounded(precision.floor + rounding / deviation_of(logits_of(answer), scale), 3)
+def allowed_error(precision: Precision, reference: Prediction, name: str, scale: Scale) -> float:
+    """How far rounding may take a logit of a probe, as a part of the deviation."""
+    answer = reference.record["probes"][name]
+    rounding = (answer["rounding"] or 0) / deviation_of(logits_of(answer), scale)
+    return rounded(SINGLE_LOGIT * bound(precision, rounding), 3)

@@ -6,6 +6,7 @@ from typing import Any
 import predict
 from shared.execution.predictions import Prediction
 from shared.judging.parity import Scale, measure
+from shared.judging.precision import FLOAT16, FLOAT32
 from shared.judging.probes import judge_file, judge_net
 from shared.network.architectures import ARCHITECTURES
 from shared.network.architectures.base import Architecture, mean_over_time
@@ -108,10 +109,10 @@ def test_every_architecture_keeps_padding_out(tmp_path: Path, name: str) -> None
     assert judgement.problems == judgement.notes == []
 
 
-def as_file(prediction: Prediction, precision: str = "fp32", **answers: Any) -> Prediction:
+def as_file(prediction: Prediction, **answers: Any) -> Prediction:
     """An exported file with the net's own answers, but for some."""
     record = prediction.record | {"probes": prediction.record["probes"] | answers}
-    return Prediction("onnx", precision, prediction.logits, record)
+    return Prediction("onnx", "fp32", prediction.logits, record)
 
 
 def moved(prediction: Prediction, name: str, by: float | None) -> dict[str, Any]:
@@ -130,13 +131,13 @@ def test_a_net_that_reads_padding_is_reported_as_such_and_its_files_are_not(
         "padding: the net itself gives 'padding_longer'",
         "padding: the net itself gives 'unpadded'",
     ]
-    assert judge_file(as_file(reference), reference, scale).problems == []
+    assert judge_file(as_file(reference), reference, scale, FLOAT32).problems == []
 
 
 def test_a_net_that_keeps_padding_out_is_not_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, scale = executed(Net, tmp_path, monkeypatch, ragged=True)
     assert judge_net(reference, scale).problems == judge_net(reference, scale).notes == []
-    assert judge_file(as_file(reference), reference, scale).problems == []
+    assert judge_file(as_file(reference), reference, scale, FLOAT32).problems == []
 
 
 @pytest.mark.parametrize("name", ["padding_values", "padding_nan", "padding_longer", "unpadded"])
@@ -145,7 +146,7 @@ def test_a_file_whose_logits_depend_on_padding_is_wrong(
 ) -> None:
     reference, scale = executed(Net, tmp_path, monkeypatch, ragged=True)
     for by in (1e-3, None):
-        found = judge_file(as_file(reference, **moved(reference, name, by)), reference, scale).problems
+        found = judge_file(as_file(reference, **moved(reference, name, by)), reference, scale, FLOAT32).problems
         assert any(problem.startswith(f"padding: the logits of {name!r} are not those of 'rows'") for problem in found)
 
 
@@ -157,7 +158,7 @@ def test_where_the_net_gives_no_number_its_files_need_not_either(
     reference.record["probes"]["zeros"]["logits"] = [[None, None]] * 16  # its codes are never all zero
     assert judge_net(reference, scale).notes == ["probes: the net itself gives logits that are not finite in 'zeros'"]
     zeros = reference.record["probes"]["zeros"] | {"logits": [[1.0, 2.0]] * 16}
-    assert judge_file(as_file(reference, zeros=zeros), reference, scale).problems == []
+    assert judge_file(as_file(reference, zeros=zeros), reference, scale, FLOAT32).problems == []
 
 
 @pytest.mark.parametrize("name", ["zeros", "constant", "quiet", "gap", "far", "far@20"])
@@ -166,7 +167,7 @@ def test_a_file_that_gives_no_number_where_the_net_does_is_wrong(
 ) -> None:
     """As a normalisation does that divides by the largest value."""
     reference, scale = executed(Net, tmp_path, monkeypatch, ragged=False)
-    assert judge_file(as_file(reference, **moved(reference, name, None)), reference, scale).problems == [
+    assert judge_file(as_file(reference, **moved(reference, name, None)), reference, scale, FLOAT32).problems == [
         f"probes: in {name!r} some logits are not finite, where PyTorch's are"
     ]
 
@@ -176,12 +177,12 @@ def test_half_precision_may_leave_its_range_at_its_edge_and_it_is_said(
 ) -> None:
     reference, scale = executed(Net, tmp_path, monkeypatch, ragged=False)
     overflowing = moved(reference, "edge", None)
-    half = judge_file(as_file(reference, "fp16", **overflowing), reference, scale)
+    half = judge_file(as_file(reference, **overflowing), reference, scale, FLOAT16)
     assert half.problems == []
     assert [note.partition(":")[2] for note in half.notes] == [
         " in 'edge' some logits are not finite, where PyTorch's are: inside the net, numbers leave the range of float16"
     ]
-    [problem] = judge_file(as_file(reference, "fp32", **overflowing), reference, scale).problems
+    [problem] = judge_file(as_file(reference, **overflowing), reference, scale, FLOAT32).problems
     assert problem == "probes: in 'edge' some logits are not finite, where PyTorch's are"
 
 
@@ -195,28 +196,30 @@ def test_what_the_net_refuses_is_no_fault_of_its_files(tmp_path: Path, monkeypat
     reference, scale = executed(RefusesQuiet, tmp_path, monkeypatch, ragged=False)
     refused = ["probes: the net itself refuses 'zeros': ValueError: silence"]
     assert judge_net(reference, scale).notes == refused
-    found = judge_file(as_file(reference), reference, scale)
+    found = judge_file(as_file(reference), reference, scale, FLOAT32)
     assert (found.problems, found.notes) == ([], refused)
 
 
 def test_what_a_file_refuses_or_was_not_asked_is_never_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference, scale = executed(Net, tmp_path, monkeypatch, ragged=False)
     failed = as_file(reference, far={"failure": "RuntimeError: no"})
-    assert judge_file(failed, reference, scale).problems == ["probes: pytorch fails in 'far': RuntimeError: no"]
+    assert judge_file(failed, reference, scale, FLOAT32).problems == [
+        "probes: pytorch fails in 'far': RuntimeError: no"
+    ]
     del failed.record["probes"]["far"]
-    assert judge_file(failed, reference, scale).problems == ["probes: 'far' was not run"]
+    assert judge_file(failed, reference, scale, FLOAT32).problems == ["probes: 'far' was not run"]
 
 
 def test_the_bound_is_of_the_precision_and_of_how_far_rounding_takes_the_net(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference, scale = executed(Net, tmp_path, monkeypatch, ragged=False)
-    for precision, right, wrong in (("fp32", 5e-6, 1e-4), ("fp16", 1e-3, 0.05)):
+    for precision, right, wrong in ((FLOAT32, 5e-6, 1e-4), (FLOAT16, 1e-3, 0.05)):
         for by, problems in ((right, 0), (wrong, 1)):
-            found = as_file(reference, precision, **moved(reference, "far", by * scale.deviation))
-            assert len(judge_file(found, reference, scale).problems) == problems, (precision, by)
+            found = as_file(reference, **moved(reference, "far", by * scale.deviation))
+            assert len(judge_file(found, reference, scale, precision).problems) == problems, (precision, by)
     wide = reference.record["probes"]["far"] | {"rounding": 1e-3 * scale.deviation}
     reference.record["probes"]["far"] = wide
     assert not judge_file(
-        as_file(reference, **moved(reference, "far", 1e-3 * scale.deviation)), reference, scale
+        as_file(reference, **moved(reference, "far", 1e-3 * scale.deviation)), reference, scale, FLOAT32
     ).problems
