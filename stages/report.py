@@ -49,7 +49,11 @@ def main() -> None:
     params = read_params("report", Params)
     found = read_run(args, params.targets, read_params("verify", VerifyParams), read_sections())
     pictures = draw_pictures(found)
-    files = {getattr(args, f"{name}_picture"): to_png(picture) for name, picture in pictures.items()}
+    files = {
+        path: to_png(picture)
+        for name, picture in pictures.items()
+        if (path := getattr(args, f"{name}_picture", None))  # the others are on the page alone
+    }
     table = pd.DataFrame(
         [(f"{point.format} {point.variant}", point.kilobytes, point.accuracy) for point in points_of(found)],
         columns=["file", "kilobytes", "accuracy"],

@@ -119,6 +119,7 @@ def _probe(rows: int, steps: list[int], lowest: float, highest: float, classes: 
     return {
         "rows": rows, "time_steps": steps, "same_as": None, "lowest": [lowest], "highest": [highest],
         "logits": [[0.5] * classes] * rows, "rounding": 1e-7,
+        "example": [[lowest, highest, None, lowest, highest, highest]],
     }  # fmt: skip
 
 

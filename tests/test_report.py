@@ -196,6 +196,13 @@ def test_the_summary_fits_a_comment_and_is_a_table(usual: Path) -> None:
     assert f"| {' | '.join([*cells, '✗ wrong: values'])} |" in rows
 
 
+def test_each_probe_can_be_seen(usual: Path) -> None:
+    html = (usual / "metrics" / "report.html").read_text()
+    [picture] = re.findall(r'<div class="wide-picture">(.*?)</div>', html, flags=re.DOTALL)
+    assert [name in Page(picture).text for name in ("far", "far@50", "zeros", "edge")] == [True] * 4
+    assert picture.count("clip-path") >= 4
+
+
 def test_the_pictures_show_something(usual: Path) -> None:
     for name in PICTURES:
         pixels = mpl_image.imread(BytesIO((usual / "metrics" / f"{name}.png").read_bytes()), format="png")

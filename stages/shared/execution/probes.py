@@ -21,6 +21,7 @@ from typing import Any
 
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.runtimes import Floats, Interface, Lengths
+from shared.stage import rounded
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ INSPECTED_VALUES = 2**21
 MOST_CODES = 1000
 """Different values of a feature of codes that may be negative; numbers for embeddings are not, and may be more."""
 LISTED_CODES = 20
+EXAMPLE_STEPS = 100
+EXAMPLE_FEATURES = 3
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def reads(interface: Interface, time: int) -> bool:
 
 
 def describe(probe: Probe) -> dict[str, Any]:
-    """What was asked, for the record: how many sequences of how many steps, and each feature's lowest and highest."""
+    """What was asked, for the record: how many sequences of how many steps, each feature's range, and an example."""
     steps = np.concatenate([sequences.reshape(-1, sequences.shape[2]) for sequences, _ in probe.parts])
     return {
         "rows": sum(len(sequences) for sequences, _ in probe.parts),
@@ -148,7 +151,14 @@ def describe(probe: Probe) -> dict[str, Any]:
         "same_as": probe.same_as,
         "lowest": [float(value) for value in np.nanmin(steps, axis=0)],
         "highest": [float(value) for value in np.nanmax(steps, axis=0)],
+        "example": example(probe.parts[len(probe.parts) // 2][0]),
     }
+
+
+def example(sequences: Floats) -> list[list[float | None]]:
+    """One of the sequences, to be looked at: its first features, and the first steps of each; None for NaN."""
+    shown = sequences[len(sequences) // 2, :EXAMPLE_STEPS, :EXAMPLE_FEATURES].T
+    return [[None if np.isnan(value) else rounded(float(value)) for value in feature] for feature in shown]
 
 
 def _padding(made: "_Making") -> Iterator[Probe]:

@@ -98,3 +98,13 @@ def test_a_file_is_asked_what_its_time_axis_reads(small_run: Path) -> None:
         for name in ("pytorch/classifier.pt", "onnx/classifier-fp32.onnx")
     }
     assert asked["pytorch/classifier.pt"] - asked["onnx/classifier-fp32.onnx"] == {"far@3", "far@50"}
+
+
+def test_the_record_of_a_probe_shows_one_of_its_sequences(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", ragged=True)
+    for probe in probes_of(data, [300]):
+        shown = describe(probe)["example"]
+        sequences, _ = probe.parts[len(probe.parts) // 2]
+        expected = sequences[len(sequences) // 2, :100].T
+        assert [len(feature) for feature in shown] == [min(100, sequences.shape[1])] * 2, probe.name
+        np.testing.assert_allclose(np.array(shown, np.float64), expected, rtol=1e-5)

@@ -3,9 +3,11 @@
 from typing import Any
 
 from shared.page.formatting import format_figure
+from shared.page.pictures import BLUE, ORANGE, SOFT, name_figure
 from shared.page.run import Run
 
 import numpy as np
+from matplotlib.figure import Figure
 
 ASKED = {
     "rows": "real rows",
@@ -21,6 +23,24 @@ ASKED = {
     "edge": "the largest values that float16 can hold",
 }
 FEATURES_SHOWN = 3
+COLUMNS = 3
+
+
+def draw(run: Run) -> Figure:
+    """One sequence of each probe, as far as the records show it: a line a feature, each panel on a scale of its own."""
+    probes = run.record.get("probes", {})
+    rows = max(1, -(-len(probes) // COLUMNS))
+    figure = Figure(figsize=(6.2, 1.15 * rows + 0.4), layout="constrained")
+    name_figure(figure, "What else the files were asked")
+    panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes, (name, probe) in zip(panels, probes.items(), strict=False):
+        for feature, color in zip(probe["example"], (BLUE, ORANGE, SOFT), strict=False):
+            axes.plot(range(len(feature)), np.array(feature, np.float64), color=color, linewidth=1, marker=".", ms=2)
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=6.5)
+    for axes in panels[len(probes) :]:
+        axes.set_visible(False)
+    return figure
 
 
 def content(run: Run) -> dict[str, Any]:
