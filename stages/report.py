@@ -5,30 +5,15 @@ oldest of these devices can run, the smallest on disk is recommended; of equally
 """
 
 from shared.judging.limits import VerifyParams
-from shared.judging.recommendation import Target
+from shared.judging.recommendation import ReportParams
 from shared.page.page import draw_pictures, render_page, render_summary
 from shared.page.pictures import to_png
 from shared.page.run import INPUTS, read_run
 from shared.page.sections.size_accuracy import points_of
-from shared.params import StageParams, read_params, read_sections
+from shared.params import read_params, read_sections
 from shared.stage import parse_args, run, write_bytes
 
 import pandas as pd
-from pydantic import Field, field_validator
-
-
-class Params(StageParams):
-    """Section `report`."""
-
-    targets: list[Target] = Field(min_length=1)
-
-    @field_validator("targets")
-    @classmethod
-    def _have_names_of_their_own(cls, targets: list[Target]) -> list[Target]:
-        names = [target.name for target in targets]
-        if len(set(names)) < len(names):
-            raise ValueError(f"each needs a name of its own; found {', '.join(names)}")
-        return targets
 
 
 def main() -> None:
@@ -46,7 +31,7 @@ def main() -> None:
             "parity_picture": "PNG",
         },
     )
-    params = read_params("report", Params)
+    params = read_params("report", ReportParams)
     found = read_run(args, params.targets, read_params("verify", VerifyParams), read_sections())
     pictures = draw_pictures(found)
     files = {

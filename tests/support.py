@@ -57,6 +57,13 @@ EXPORTS_ONLY: dict[str, Any] = {
 """On top of `SMALL`: nothing is compressed."""
 
 
+IN_EVERY_BUNDLE = {
+    "SHA256SUMS", "bill-of-materials.json", "golden.json", "golden.npz", "labels.json", "model-card.md", "release.json",
+    "signature.json", "verify.py",
+}  # fmt: skip
+"""What `release` writes besides models."""
+
+
 def write_params(folder: Path) -> None:
     """Write the params.yaml that the tests run with: the checkout's, set back to `tests/params.yaml`."""
     yaml = YAML()

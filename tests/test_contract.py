@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 STAGES = ROOT / "stages"
 SHARED = STAGES / "shared"
 FLOORS = [
-    ["page", "release"],
+    ["release"],
+    ["page"],
     ["judging"],
     ["execution", "training", "conversion"],
     ["data", "network", "files", "coreml_reference"],

@@ -66,7 +66,16 @@ def test_a_variant_taken_off_the_list_leaves_the_run_and_a_clone_reproduces_that
 
     ran = reproduced.repro()
 
-    assert set(ran) == {"list_variants", "predict@coreml", "evaluate", "verify", "benchmark", "report", "accept"}
+    assert set(ran) == {
+        "list_variants",
+        "predict@coreml",
+        "evaluate",
+        "verify",
+        "benchmark",
+        "report",
+        "release",
+        "accept",
+    }
     assert not (reproduced.folder / package).exists()
     for name in ("evaluate", "verify", "size"):
         assert gone not in json.loads((reproduced.folder / "metrics" / f"{name}.json").read_text())["coreml"]

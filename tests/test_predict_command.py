@@ -50,7 +50,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "models"
 
 
-AFTER_THE_MODELS = {"predict", "evaluate", "verify", "benchmark", "report", "accept"}
+AFTER_THE_MODELS = {"predict", "evaluate", "verify", "benchmark", "report", "release", "accept"}
 
 
 def ask(

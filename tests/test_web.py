@@ -71,7 +71,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]
     small = compress_onnx.compress(content, compress_onnx.RECIPES["int8_weights"], data, params)
     (folder / "onnx" / "classifier-int8_weights.onnx").write_bytes(small)
     vectors = choose_vectors(data, random.normal(size=(30, 3)).astype(np.float32), seed=0)
-    export = {"version": "2.0.0", "description": "An <i>own</i> model"}
+    export = EXPORT_NAMES.model_copy(update={"description": "An <i>own</i> model"})
     return describe(data, find_artifacts(folder / "onnx"), vectors, {}, export), folder
 
 

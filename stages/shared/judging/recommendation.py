@@ -15,7 +15,7 @@ from shared.judging.limits import Exported
 from shared.params import Count, StageParams
 from shared.stage import StageError
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
 RUNTIMES = {"onnx": "ONNX Runtime", "coreml": "Core ML"}
 """What runs the exported files of a format."""
@@ -73,8 +73,7 @@ class Target(StageParams):
 
     def objection(self, file: "Candidate") -> str | None:
         """Why a file cannot be recommended to these devices, as the rest of a sentence; None if it can."""
-        lacking = self._out_of_reach(file) if file.requires or not file.objection else None
-        return " and ".join(reason for reason in (file.objection, lacking) if reason) or None
+        return file.objection or self._out_of_reach(file)
 
     def _out_of_reach(self, file: "Candidate") -> str | None:
         """What the oldest of the devices lacks."""
@@ -86,6 +85,20 @@ class Target(StageParams):
             if _later(needs[system], floor):
                 return f"needs {SYSTEMS[system]} {needs[system]}; it has to run from {SYSTEMS[system]} {floor} on"
         return None
+
+
+class ReportParams(StageParams):
+    """Section `report`."""
+
+    targets: list[Target] = Field(min_length=1)
+
+    @field_validator("targets")
+    @classmethod
+    def _have_names_of_their_own(cls, targets: list[Target]) -> list[Target]:
+        names = [target.name for target in targets]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each needs a name of its own; found {', '.join(names)}")
+        return targets
 
 
 def _later(version: Any, floor: Any) -> bool:

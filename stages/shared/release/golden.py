@@ -24,6 +24,18 @@ PADDING = 7.0
 """What stands after the end of a short sequence: a file that reads it answers otherwise."""
 
 
+EXACT, ROUNDED, QUANTIZED = 1e-5, 5e-3, 2e-2
+
+
+def tolerance_of(variant: str) -> float:
+    """How far a logit may be from the one that was computed here, as a share of the largest one, on another processor.
+
+    A file in full precision adds up in another order there; one in half precision rounds other sums, and one whose
+    activations are quantised may round one of them to the next step.
+    """
+    return EXACT if variant == "fp32" else QUANTIZED if variant.startswith("int8") else ROUNDED
+
+
 @dataclass(frozen=True)
 class Vector:
     """One sequence to ask a file for.

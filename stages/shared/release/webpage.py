@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import find_reference, read_predictions
 from shared.execution.runtimes import open_runtime
 from shared.files.artifacts import find_artifacts
-from shared.params import read_sections
-from shared.release.golden import Vector, choose_vectors, logits_of
+from shared.params import read_params
+from shared.release.golden import Vector, choose_vectors, logits_of, tolerance_of
 from shared.stage import StageError, read_json, rounded
 
 import jinja2
@@ -30,18 +31,6 @@ from markupsafe import Markup
 RUNTIME = Path("node_modules") / "onnxruntime-web" / "dist"
 SCRIPT = "ort.wasm.bundle.min.mjs"
 MODULE = "ort-wasm-simd-threaded.wasm"
-
-
-EXACT, ROUNDED, QUANTIZED = 1e-5, 5e-3, 2e-2
-
-
-def tolerance_of(variant: str) -> float:
-    """How far a logit may be from the one that was computed here, as a share of the largest one, on another processor.
-
-    A file in full precision adds up in another order there; one in half precision rounds other sums, and one whose
-    activations are quantised may round one of them to the next step.
-    """
-    return EXACT if variant == "fp32" else QUANTIZED if variant.startswith("int8") else ROUNDED
 
 
 @dataclass(frozen=True)
@@ -141,7 +130,7 @@ def describe_run(project: Path) -> dict[str, Any]:
     data = Prepared(project / "data" / "prepared")
     reference = find_reference(list(read_predictions(project / "data" / "predictions"))).logits
     evaluation = read_json(project / "metrics" / "evaluate.json")
-    export = read_sections()["export"]
+    export = read_params("export", ExportParams)
     files = find_artifacts(project / "models" / "onnx")
     if not files:
         raise StageError(f"{project / 'models' / 'onnx'}: no ONNX file; the page runs nothing else")
@@ -150,7 +139,7 @@ def describe_run(project: Path) -> dict[str, Any]:
 
 
 def describe(
-    data: Prepared, files: dict[str, Path], vectors: list[Vector], evaluation: dict[str, Any], export: dict[str, Any]
+    data: Prepared, files: dict[str, Path], vectors: list[Vector], evaluation: dict[str, Any], export: ExportParams
 ) -> dict[str, Any]:
     """What the page shows; see `render`.
 
@@ -168,8 +157,8 @@ def describe(
     fewest = 1 if schema.ragged or interface.dynamic_time else schema.time_steps
     return {
         "name": "Sequence classifier",
-        "version": export["version"],
-        "description": export["description"],
+        "version": export.version,
+        "description": export.description,
         "features": schema.features,
         "classes": schema.classes,
         "range": [feature_range(*moments) for moments in zip(schema.mean, schema.deviation, strict=True)],

@@ -1,0 +1,194 @@
+"""Put together what an app team takes: the recommended files and figures in; a bundle that can be checked anywhere out.
+
+The bundle holds, for each class of devices of `report.targets`, the recommended file; `labels.json`, `signature.json`
+(how a file is called), `model-card.md`, golden vectors as JSON and as NumPy's .npz, a bill of materials (CycloneDX),
+`verify.py`, which checks all of it with numpy and onnxruntime alone, and `SHA256SUMS`, signed if there is a key.
+
+Where no file is fit to ship, the bundle says so and holds no model.
+"""
+
+import hashlib
+import io
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.conversion.export import ExportParams
+from shared.data.sequences import Prepared
+from shared.execution.predictions import find_reference, read_predictions
+from shared.execution.runtimes import Runtime, open_runtime
+from shared.judging.recommendation import Candidate, Choice, ReportParams, choose, collect
+from shared.params import StageParams, read_params
+from shared.release.bill import bill_of_materials
+from shared.release.card import render_card
+from shared.release.golden import Vector, choose_vectors, logits_of, tolerance_of
+from shared.release.signature import signature_of
+from shared.release.signing import sign
+from shared.release.webpage import describe, read_sources, render
+from shared.stage import parse_args, read_json, replacing, run, write_bytes, write_json
+
+import numpy as np
+from pydantic import Field
+
+VERIFIER = Path(__file__).parent / "shared" / "release" / "verify_bundle.py"
+WEB = Path(__file__).resolve().parents[1] / "web"
+SUMS = "SHA256SUMS"
+
+
+class Params(StageParams):
+    """Section `release`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    page: bool
+    signing_key: str | None
+    seed: int = Field(ge=0, lt=2**32)
+
+
+@dataclass(frozen=True)
+class Released:
+    """One file of the bundle.
+
+    Attributes:
+        file: What the metrics say of it.
+        path: Where the run wrote it.
+        runtime: It, open.
+        logits: (vectors, classes): what it gives for the golden vectors here.
+    """
+
+    file: Candidate
+    path: Path
+    runtime: Runtime
+    logits: np.ndarray[Any, np.dtype[np.float32]]
+
+
+def open_files(choices: list[Choice], models: dict[str, Path], vectors: list[Vector]) -> list[Released]:
+    """Open every recommended file, each once, and ask it for the golden vectors.
+
+    Raises:
+        StageError: A file cannot be opened.
+    """
+    files = {choice.best.file: choice.best for choice in choices if choice.best}
+    released = []
+    for name, file in sorted(files.items()):
+        path = models[file.format] / name
+        runtime = open_runtime(path)
+        logits = np.stack([logits_of(runtime, vector) for vector in vectors])
+        released.append(Released(file, path, runtime, logits))
+    return released
+
+
+def describe_release(params: Params, version: str, choices: list[Choice], released: list[Released]) -> dict[str, Any]:
+    """The content of release.json: what is recommended to whom, and what each model owes the golden vectors."""
+    return {
+        "name": params.name,
+        "version": version,
+        "targets": [
+            {"name": choice.target.name, "floors": choice.target.floors, "file": choice.best and choice.best.file}
+            for choice in choices
+        ],
+        "models": {
+            each.path.name: {
+                "format": each.file.format,
+                "variant": each.file.variant,
+                "bytes": int(each.file.bytes),
+                "requires": each.file.requires,
+                "executed_by": each.runtime.executor,
+                "executor_version": each.runtime.version,
+                "tolerance": tolerance_of(each.file.variant),
+            }
+            for each in released
+        },
+    }
+
+
+def write_golden(folder: Path, vectors: list[Vector], released: list[Released]) -> None:
+    """Write the golden vectors twice: for programs as JSON, exactly, and for NumPy."""
+    content = [
+        {
+            "kind": vector.kind,
+            "length": vector.length,
+            "sequence": vector.sequence.astype(np.float64).tolist(),
+            "logits": {each.path.name: each.logits[index].astype(np.float64).tolist() for each in released},
+        }
+        for index, vector in enumerate(vectors)
+    ]
+    write_json(folder / "golden.json", {"vectors": content})
+    arrays: dict[str, Any] = {
+        "sequences": np.stack([vector.sequence for vector in vectors]),
+        "lengths": np.array([vector.length for vector in vectors], np.int32),
+        **{f"logits/{each.path.name}": each.logits for each in released},
+    }
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    write_bytes(folder / "golden.npz", packed.getvalue())
+
+
+def sums_of(folder: Path) -> str:
+    """The SHA-256 of every file of a folder, as the program `sha256sum` writes and checks them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n" for path in files
+    )
+
+
+def digest_of(model: Path) -> str:
+    """The SHA-256 of a file; of a package, of the sums of its files."""
+    content = sums_of(model).encode() if model.is_dir() else model.read_bytes()
+    return hashlib.sha256(content).hexdigest()
+
+
+def main() -> None:
+    """Read the arguments and the parameters; fill the bundle."""
+    args = parse_args(
+        __doc__,
+        inputs={
+            "prepared": "the folder of prepared arrays",
+            "predictions": "the folder of PyTorch's logits",
+            "onnx": "the folder of ONNX files",
+            "coreml": "the folder of mlpackages",
+            "training": "the figures of training (JSON)",
+            "evaluation": "what each file is worth (JSON)",
+            "verification": "the verdict on each file (JSON)",
+            "sizes": "the facts of each file (JSON)",
+        },
+        outputs={"bundle": "the folder that an app team takes"},
+    )
+    params = read_params("release", Params)
+    targets = read_params("report", ReportParams).targets
+    export = read_params("export", ExportParams)
+    data = Prepared(args.prepared)
+    evaluation, verification, sizes = (read_json(path) for path in (args.evaluation, args.verification, args.sizes))
+    candidates = collect(evaluation, verification, sizes, {})
+    choices = [choose(candidates, target) for target in targets]
+    reference = find_reference(list(read_predictions(args.predictions))).logits
+    vectors = choose_vectors(data, reference, params.seed)
+    released = open_files(choices, {"onnx": args.onnx, "coreml": args.coreml}, vectors)
+
+    with replacing(args.bundle) as folder:
+        folder.mkdir()
+        for each in released:
+            (shutil.copytree if each.path.is_dir() else shutil.copyfile)(each.path, folder / each.path.name)
+        write_json(folder / "labels.json", data.schema.classes)
+        signatures = {each.path.name: signature_of(each.runtime.interface, data.schema) for each in released}
+        write_json(folder / "signature.json", signatures)
+        write_json(folder / "release.json", describe_release(params, export.version, choices, released))
+        write_golden(folder, vectors, released)
+        training = read_json(args.training)
+        card = render_card(params.name, export, data.schema, choices, candidates[0], training, len(vectors))
+        write_bytes(folder / "model-card.md", card)
+        digests = {each.path.name: digest_of(folder / each.path.name) for each in released}
+        write_json(folder / "bill-of-materials.json", bill_of_materials(params.name, export.version, digests))
+        shutil.copyfile(VERIFIER, folder / "verify.py")
+        onnx = {each.file.variant: each.path for each in released if each.file.format == "onnx"}
+        if params.page and onnx:
+            page = describe(data, onnx, vectors, evaluation.get("onnx", {}), export)
+            write_bytes(folder / "model.html", render(read_sources(WEB), page))
+        sums = sums_of(folder).encode()
+        write_bytes(folder / SUMS, sums)
+        if params.signing_key is not None:
+            write_bytes(folder / f"{SUMS}.sig", sign(sums, Path(params.signing_key)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,256 @@
+"""The bundle that an app team takes: whole, checkable anywhere, and equal bytes for equal runs."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from shared.data.sequences import SPLITS, Schema, Split
+from shared.execution.runtimes import Interface, open_runtime
+from shared.release.signature import signature_of
+from tests.support import (
+    IN_EVERY_BUNDLE,
+    ROOT,
+    SMALL,
+    Workspace,
+    call_stages,
+    clean_environment,
+    commands,
+    set_params,
+    write_params,
+)
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+BUNDLE = "models/release"
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the stages write, of a net that is worth shipping. Not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_params(folder)
+    training = {"train.epochs": 60, "train.batch_size": 20, "train.learning_rate": 0.005}
+    set_params(folder, SMALL | training)
+    call_stages(folder, commands(folder))
+    return folder
+
+
+@pytest.fixture
+def workspace(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Workspace:
+    """A copy of the run, to be changed."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(trained_run, folder)
+    return Workspace(folder, monkeypatch, capsys)
+
+
+@pytest.fixture
+def bundle(workspace: Workspace) -> Path:
+    return workspace.folder / BUNDLE
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_bytes())
+
+
+def check(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the bundle's own verifier from another folder."""
+    command = [sys.executable, *options, str(bundle / "verify.py")]
+    return subprocess.run(
+        command, cwd=bundle.parent, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+
+
+def test_it_holds_the_recommended_files_and_what_belongs_to_them(bundle: Path, workspace: Workspace) -> None:
+    release = read(bundle / "release.json")
+    recommended = {target["file"] for target in release["targets"]}
+    assert recommended == set(release["models"])
+    assert {path.name for path in bundle.iterdir()} == IN_EVERY_BUNDLE | recommended
+    assert recommended
+    for name, model in release["models"].items():
+        original = workspace.folder / "models" / model["format"] / name
+        for file in [original] if original.is_file() else [path for path in original.rglob("*") if path.is_file()]:
+            assert (bundle / name / file.relative_to(original)).read_bytes() == file.read_bytes()
+    assert read(bundle / "labels.json") == ["0", "1", "2"]
+    card = (bundle / "model-card.md").read_text()
+    evaluated = read(workspace.folder / "metrics" / "evaluate.json")
+    for model in release["models"].values():
+        assert f"{evaluated[model['format']][model['variant']]['accuracy']:.2%}" in card
+
+
+def test_sums_are_those_that_sha256sum_checks(bundle: Path) -> None:
+    listed = subprocess.run(
+        ["sha256sum", "--check", "SHA256SUMS"], cwd=bundle, capture_output=True, text=True, check=True
+    )
+    files = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+    assert {line.partition(":")[0] for line in listed.stdout.splitlines()} == files - {"SHA256SUMS"}
+
+
+def test_the_verifier_needs_numpy_and_onnxruntime_alone(bundle: Path) -> None:
+    script = """
+import atexit, runpy, sys
+allowed = set(sys.stdlib_module_names) | {"numpy", "onnxruntime", "__main__"}
+class OnlyThese:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in allowed:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, OnlyThese())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(bundle / "verify.py")],
+        env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    onnx_lines = [line for line in ran.stdout.splitlines() if ".onnx" in line]
+    assert onnx_lines
+    assert all(" right: error " in line for line in onnx_lines)
+
+
+def test_golden_vectors_are_what_the_files_compute_in_both_formats(bundle: Path) -> None:
+    vectors, arrays = read(bundle / "golden.json")["vectors"], np.load(bundle / "golden.npz")
+    assert {"border", "class", "quiet", "far", "random"} <= {vector["kind"] for vector in vectors}
+    np.testing.assert_array_equal([vector["sequence"] for vector in vectors], arrays["sequences"])
+    for name in read(bundle / "release.json")["models"]:
+        runtime = open_runtime(bundle / name)
+        expected = np.stack([runtime.logits(sequence[None])[0] for sequence in arrays["sequences"]])
+        np.testing.assert_array_equal(arrays[f"logits/{name}"], expected)
+        np.testing.assert_array_equal([vector["logits"][name] for vector in vectors], expected)
+
+
+def test_equal_runs_give_equal_bundles(workspace: Workspace, tmp_path: Path) -> None:
+    sums = (workspace.folder / BUNDLE / "SHA256SUMS").read_bytes()
+    shutil.rmtree(workspace.folder / BUNDLE)
+    workspace.call("release")
+    assert (workspace.folder / BUNDLE / "SHA256SUMS").read_bytes() == sums
+
+
+def only_onnx(bundle: Path) -> str:
+    [name] = [str(name) for name in read(bundle / "release.json")["models"] if name.endswith(".onnx")]
+    return name
+
+
+def test_a_changed_file_is_named(bundle: Path) -> None:
+    card = bundle / "model-card.md"
+    card.write_text(card.read_text() + "very good\n")
+    (bundle / "note.txt").write_text("")
+    ran = check(bundle)
+    assert ran.returncode == 1
+    assert "model-card.md: not the file that was released" in ran.stdout
+    assert "note.txt: not listed in SHA256SUMS" in ran.stdout
+
+
+def test_a_model_that_computes_something_else_is_wrong_though_its_sum_is_right(bundle: Path) -> None:
+    file = bundle / only_onnx(bundle)
+    model = onnx.load(file)
+    bias = max(
+        (tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT),
+        key=lambda tensor: len(tensor.raw_data),
+    )
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
+    old = hashlib.sha256(file.read_bytes()).hexdigest()
+    onnx.save(model, file)
+    sums = bundle / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(old, hashlib.sha256(file.read_bytes()).hexdigest()))
+    ran = check(bundle)
+    assert ran.returncode == 1
+    assert f"{file.name} " in ran.stdout
+    assert "WRONG: error" in ran.stdout
+
+
+def test_a_folder_that_is_no_bundle(bundle: Path) -> None:
+    (bundle / "golden.npz").unlink()
+    ran = check(bundle)
+    assert ran.returncode == 2
+    assert "not a whole bundle" in ran.stderr
+
+
+def test_where_nothing_is_fit_to_ship_the_bundle_says_so(workspace: Workspace, bundle: Path) -> None:
+    file = workspace.folder / "metrics" / "verify.json"
+    verdicts = read(file)
+    for variants in verdicts.values():
+        for verdict in variants.values():
+            verdict |= {"outcome": "wrong", "passed": False, "problems": ["graph: it computes something else"]}
+    file.write_text(json.dumps(verdicts))
+    workspace.call("release")
+    assert read(bundle / "release.json")["models"] == {}
+    assert {path.name for path in bundle.iterdir()} == IN_EVERY_BUNDLE
+    assert "**no file is fit to ship**" in (bundle / "model-card.md").read_text()
+    assert check(bundle).returncode == 2
+
+
+def test_a_key_signs_the_sums(workspace: Workspace, bundle: Path, tmp_path: Path) -> None:
+    key, public = tmp_path / "key.pem", tmp_path / "public.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
+    workspace.set("release.signing_key", str(key))
+    workspace.call("release")
+    verify: list[str | Path] = [
+        "openssl",
+        "pkeyutl",
+        "-verify",
+        "-pubin",
+        "-inkey",
+        public,
+        "-rawin",
+        "-in",
+        bundle / "SHA256SUMS",
+    ]
+    subprocess.run([*verify, "-sigfile", bundle / "SHA256SUMS.sig"], check=True, capture_output=True)
+    assert check(bundle).returncode == 0
+
+    key.write_text("no key")
+    assert workspace.refuses("release").startswith(f"release.signing_key = {key}: no key without a passphrase: ")
+
+
+def test_the_page_is_part_of_the_bundle_where_it_is_asked_for(workspace: Workspace, bundle: Path) -> None:
+    workspace.set("release.page", True)
+    if not (ROOT / "web" / "node_modules").exists():
+        assert "onnxruntime-web is not installed; `make web` installs it" in workspace.refuses("release")
+        return
+    workspace.call("release")
+    assert b"Content-Security-Policy" in (bundle / "model.html").read_bytes()
+    assert check(bundle).returncode == 0
+
+
+def test_the_bill_of_materials_is_cyclonedx_and_names_what_the_models_were_made_with(bundle: Path) -> None:
+    bill = read(bundle / "bill-of-materials.json")
+    assert (bill["bomFormat"], bill["specVersion"], bill["version"]) == ("CycloneDX", "1.6", 1)
+    parts = {part["name"]: part for part in bill["components"]}
+    assert {"torch", "onnx", "coremltools"} <= set(parts)
+    assert all(part["purl"] == f"pkg:pypi/{name}@{part['version']}" for name, part in parts.items() if "purl" in part)
+    file = bundle / only_onnx(bundle)
+    assert parts[file.name]["hashes"][0]["content"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    references = [part["bom-ref"] for part in bill["components"]]
+    assert len(references) == len(set(references))
+    assert {ref for each in bill["dependencies"] for ref in each["dependsOn"]} == set(references)
+
+
+def test_a_signature_says_what_lengths_mean() -> None:
+    interface = Interface(
+        input_name="samples", lengths_name="steps", output_name="scores", input_axes=["batch", 5, 2],
+        output_axes=["batch", 2], dtypes=["float32", "int32", "float32"], features=["x", "y"], classes=["a", "b"],
+        largest_batch=None, dynamic_time=False, largest_time=5,
+    )  # fmt: skip
+    none: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+    schema = Schema(
+        features=["x", "y"], time_steps=5, classes=["a", "b"], ragged=True, rows=none,
+        class_rows={split: [0, 0] for split in SPLITS},
+        length_range=(1, 5), filled=0, mean=[0.0, 1.0], deviation=[1.0, 2.0],
+    )  # fmt: skip
+    signature = signature_of(interface, schema)
+    sequence, lengths = signature["inputs"]
+    assert sequence["name"] == "samples"
+    assert sequence["shape"] == ["batch", 5, 2]
+    assert [feature["name"] for feature in sequence["features"]] == ["x", "y"]
+    assert (lengths["dtype"], lengths["range"]) == ("int32", [1, 5])
+    assert "no softmax has been applied" in signature["outputs"][0]["meaning"]
