@@ -9,7 +9,8 @@ nothing twice. A trial that fails is reported and not tried again; one whose mac
 
 Needs requirements-sweep.txt: `make sweep SPACE=sweeps/learning_rate.yaml` installs it first. See docs/sweeps.md.
 
-Exit code: 0 finished, 1 nothing could be run, 2 trials are unfinished or unpublished (run it again), 130 ended by Ctrl-C.
+Exit code: 0 finished, 1 nothing could be run, 2 trials are unfinished or unpublished (run it again), 130 ended
+by Ctrl-C.
 """
 
 import argparse
@@ -41,6 +42,8 @@ from shared.stage import StageError, one_line, run  # noqa: E402 - after the pat
 
 SECRETS = re.compile(r"password|secret|token|passphrase|connection_string|access_key|account_key|sas|credential")
 """Options of a DVC remote that stay on this machine: a node has its own, in its environment or configuration."""
+BARE_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z][\w-]*", re.IGNORECASE)
+"""Text that needs no quotes in `dvc exp run -S`."""
 POLL_SECONDS = 0.25
 
 
@@ -127,9 +130,7 @@ class Sweep:
             doing = cluster.doing()
             for name, (stage, _) in doing.items():
                 schedule.reached(name, stage)
-            self.screen.show(
-                self.study, {each.job.name: each for each in cluster.running.values()}, doing, cluster.jobs
-            )
+            self.screen.show(self.study, list(cluster.running.values()), doing, cluster.jobs)
 
     def name_of(self, settings: Settings) -> str:
         """The name of a trial's experiment."""
@@ -168,7 +169,7 @@ class Sweep:
         if status in ("unpublished", "lost"):
             (self.unpublished if status == "unpublished" else self.lost)[name] = str(outcome.get("error"))
             self._outcomes.pop(name)
-        self.screen.tell(name, status, outcome, figures, self.space)
+        self.screen.tell(name, status, outcome, figures)
 
     def _known(self, asked: Any) -> bool:
         """Whether a trial need not run: it is published, or runs or ran under another number."""
@@ -285,31 +286,21 @@ def find_place(args: argparse.Namespace) -> Place:
 
     try:
         revision = git("rev-parse", "HEAD")
-        changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
+        changed = [line.split()[-1] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
         name, email = (git("config", "--default", "sweep", "--get", f"user.{what}") for what in ("name", "email"))
     except PublishError as error:
         raise StageError(str(error)) from None
     if changed:
-        raise StageError(
-            f"{changed[0]} is changed since the last commit, which is what every trial starts from: commit it"
-        )
+        raise StageError(f"{changed[0]} is changed since the last commit, where every trial starts: commit it")
     with Repo(str(PROJECT)) as repo:
         cache = args.cache or repo.cache.local_cache_dir
         config = remote_config(repo) if args.remote else ""
     if args.remote and not config:
         raise StageError("--remote needs a default DVC remote for the data: `dvc remote add --default`")
-    work = args.work or (
-        "~/.cache/sequence-classifier-sweep" if args.address else str(PROJECT / ".dvc" / "tmp" / "sweep")
-    )
-    return Place(
-        git_url(args.remote),
-        revision,
-        bool(args.remote),
-        work,
-        str(cache),
-        config,
-        (name or "sweep", email or "sweep@localhost"),
-    )
+    here = "~/.cache/sequence-classifier-sweep" if args.address else str(PROJECT / ".dvc" / "tmp" / "sweep")
+    work = args.work or here
+    identity = name or "sweep", email or "sweep@localhost"
+    return Place(git_url(args.remote), revision, bool(args.remote), work, str(cache), config, identity)
 
 
 def git_url(remote: str | None) -> str:
@@ -401,15 +392,11 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("space", type=Path, help="the search space, such as sweeps/learning_rate.yaml")
-    parser.add_argument(
-        "--trials", type=int, help="how many at most, of all runs of this command (default: as the space says)"
-    )
+    parser.add_argument("--trials", type=int, help="how many at most, in all (default: as the space says)")
     parser.add_argument("--jobs", type=int, help="how many at once (default: one for each core)")
     parser.add_argument("--address", help="of a Ray cluster that is up, such as auto (default: one on this machine)")
     parser.add_argument("--gpus", type=float, default=0, help="of each trial; 0.5 lets two share one")
-    parser.add_argument(
-        "--remote", metavar="NAME", help="publish to this Git remote and the DVC remote (default: here)"
-    )
+    parser.add_argument("--remote", metavar="NAME", help="a Git remote; data go to the DVC remote (default: here)")
     parser.add_argument("--cache", metavar="FOLDER", help="DVC's cache, if all nodes share it (default: the project's)")
     parser.add_argument("--work", metavar="FOLDER", help="where each node keeps its clones")
     parser.add_argument("--dry-run", action="store_true", help="check everything, tell what would run, run nothing")
@@ -452,25 +439,21 @@ def main() -> None:
         screen = Screen(space, study.limit)
         sweep_ = Sweep(space, stages, place, pipeline, study, screen, published)
         interrupted = False
-        cluster = Cluster(args.address, args.jobs, args.gpus)
-        place_threads(cluster)
-        try:
-            with screen:
-                sweep_.run(cluster, shared=args.cache is not None or args.address is None)
-        except KeyboardInterrupt:
-            interrupted = True
-            screen.say("ending: a trial that is being published is finished first; Ctrl-C again ends at once")
-            for job, outcome in cluster.cancel():
-                sweep_.settle(job.name, outcome)
-        finally:
-            cluster.close()
+        if study.is_open():
+            cluster = Cluster(args.address, args.jobs, args.gpus)
+            print(f"{cluster.jobs} at once, {cluster.threads} {'core' if cluster.threads == 1 else 'cores'} each")
+            try:
+                with screen:
+                    sweep_.run(cluster, shared=args.cache is not None or args.address is None)
+            except KeyboardInterrupt:
+                interrupted = True
+                screen.say("ending: a trial that is being published is finished first; Ctrl-C again ends at once")
+                for job, outcome in cluster.cancel():
+                    sweep_.settle(job.name, outcome)
+            finally:
+                cluster.close()
         write_page(folder / "index.html", study, sweep_.space, title=space_file.stem, revision=place.revision)
         finish(sweep_, folder, interrupted=interrupted)
-
-
-def place_threads(cluster: Any) -> None:
-    """Say how the cores are divided."""
-    print(f"{cluster.jobs} at once, {cluster.threads} {'core' if cluster.threads == 1 else 'cores'} each")
 
 
 def finish(sweep_: Sweep, folder: Path, *, interrupted: bool) -> None:
@@ -483,10 +466,8 @@ def finish(sweep_: Sweep, folder: Path, *, interrupted: bool) -> None:
     print(f"{len(states)} trials: {counts or 'none finished'}; page: {(folder / 'index.html').relative_to(PROJECT)}")
     for number in sweep_.study.best():
         trial = told[number]
-        values = ", ".join(
-            f"{objective.metric} {shown(value)}"
-            for objective, value in zip(sweep_.space.objectives, trial.values, strict=True)
-        )
+        pairs = zip(sweep_.space.objectives, trial.values, strict=True)
+        values = ", ".join(f"{objective.metric} {shown(value)}" for objective, value in pairs)
         print(f"best: {trial.kept['name']}: {values}; dvc exp apply {trial.kept['name']}")
     for name, error in (sweep_.unpublished | sweep_.lost).items():
         print(f"sweep: error: {name}: {error}; run the command again", file=sys.stderr)

@@ -59,7 +59,7 @@ class Cluster:
         self.running: dict[Any, Running] = {}
 
     def submit(self, job: Job, node: str | None = None) -> None:
-        """Begin a trial as soon as there is room, on the node that has its finished experiment if that is still there."""
+        """Begin a trial as soon as there is room; on the node that has its finished experiment, if that is up."""
         task = self._task
         if node and f"node:{node}" in self._ray.cluster_resources():
             task = task.options(resources={f"node:{node}": 0.001})

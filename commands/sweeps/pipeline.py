@@ -87,7 +87,7 @@ def read_pipeline(folder: Path) -> Pipeline:
     try:
         with Repo(str(folder)) as repo:
             graph = repo.index.graph
-            pipeline = [stage for stage in graph if getattr(stage, "name", None)]
+            pipeline = [stage for stage in graph if Path(stage.path).resolve() == (folder / "dvc.yaml").resolve()]
             own = {stage: set(interpolated(definitions.get(stage.name.partition("@")[0], {}))) for stage in pipeline}
             for stage in pipeline:
                 for dependency in stage.deps:

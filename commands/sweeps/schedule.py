@@ -15,8 +15,8 @@ class Schedule:
     Args:
         pipeline: The project's.
         stages: Those that every trial runs, with all that they need.
-        shared: Whether the trials share a cache, where a result is found as soon as its stage has ended; otherwise it is
-            found when its trial has been published.
+        shared: Whether the trials share a cache, where a result is found as soon as its stage has ended; otherwise it
+            is found when its trial has been published.
     """
 
     def __init__(self, pipeline: Pipeline, stages: Iterable[str], *, shared: bool) -> None:

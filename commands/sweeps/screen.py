@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from commands.sweeps.space import Space
@@ -26,7 +27,7 @@ class Screen:
         self._console = Console(highlight=False, soft_wrap=True)
         self._bar = Progress(TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
         self._task = self._bar.add_task("trials", total=limit, told="")
-        self._objectives = [objective.metric for objective in space.objectives]
+        self._space = space
         self._counts: Counter[str] = Counter()
         self._took: list[float] = []
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
@@ -45,9 +46,7 @@ class Screen:
         """Print a line above the table."""
         self._console.print(text, markup=False)
 
-    def tell(
-        self, name: str, status: str, outcome: Mapping[str, Any], figures: Mapping[str, Any], space: Space
-    ) -> None:
+    def tell(self, name: str, status: str, outcome: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
         """Print what became of a trial."""
         self._counts[status] += 1
         seconds = float(outcome.get("seconds") or 0)
@@ -57,31 +56,29 @@ class Screen:
         if outcome.get("error"):
             stage = f"{outcome['stage']}: " if outcome.get("stage") else ""
             text += f"  {stage}{outcome['error']}"
-        metrics = [objective.metric for objective in space.objectives] if status == "published" else list(figures)
+        metrics = [objective.metric for objective in self._space.objectives] if status == "published" else list(figures)
         text += "".join(f"  {metric} {shown(figures[metric])}" for metric in metrics if metric in figures)
-        unfit = [file for file in space.fit if figures.get(f"verify.{file}") is False]
+        unfit = [file for file in self._space.fit if figures.get(f"verify.{file}") is False]
         text += f"  not fit to ship: {', '.join(unfit)}" if unfit else ""
         self.say(text + (f"  {seconds:.1f} s" if seconds else ""))
 
-    def show(self, study: Any, running: Mapping[str, Any], doing: Mapping[str, tuple[str, float]], jobs: int) -> None:
+    def show(self, study: Any, running: list[Any], doing: Mapping[str, tuple[str, float]], jobs: int) -> None:
         """Draw the table anew."""
         if not self._console.is_terminal:
             return
         table = Table("trial", "doing", "seconds", "parameters", box=None)
         now = time.time()
-        for name, each in running.items():
-            stage, _ = doing.get(name, ("waits for a worker", each.since))
-            changes = [
-                word for flag, word in zip(each.job.arguments, each.job.arguments[1:], strict=False) if flag == "--set"
-            ]
+        for each in running:
+            words = each.job.arguments
+            stage, _ = doing.get(each.job.name, ("waits for a worker", each.since))
+            changes = Text(", ".join(word for flag, word in pairwise(words) if flag == "--set"))
             again = f" (begun {each.begun} times)" if each.begun > 1 else ""
-            table.add_row(name, stage + again, f"{now - each.since:.0f}", Text(", ".join(changes), overflow="ellipsis"))
+            table.add_row(each.job.name, stage + again, f"{now - each.since:.0f}", changes)
         finished = study.begun() - len(running)
         counts = ", ".join(f"{number} {status}" for status, number in self._counts.items())
         left = self._left(study.limit, finished, jobs)
-        self._bar.update(
-            self._task, total=study.limit, completed=finished, told=", ".join(filter(None, [counts, left]))
-        )
+        told = ", ".join(filter(None, [counts, left]))
+        self._bar.update(self._task, total=study.limit, completed=finished, told=told)
         self._live.update(Group(table, self._bar))
 
     def _left(self, limit: int | None, finished: int, jobs: int) -> str:

@@ -39,7 +39,7 @@ class Parameter(StageParams):
     floats: tuple[float, float] | None = None
     step: int | float | None = Field(default=None, gt=0)
     log: bool = False
-    when: dict[str, list[Any]] = {}
+    when: dict[str, list[Any]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -166,10 +166,10 @@ class Space(StageParams):
     seed: int = Field(default=0, ge=0)
     population: int | None = Field(default=None, gt=1)
     parameters: dict[str, Parameter] = Field(min_length=1)
-    fixed: dict[str, Any] = {}
-    remove: list[str] = []
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    remove: list[str] = Field(default_factory=list)
     objectives: list[Objective] = Field(min_length=1)
-    fit: list[str] = []
+    fit: list[str] = Field(default_factory=list)
     early_stop: EarlyStop | None = None
     stages: list[str] | None = Field(default=None, min_length=1)
 
@@ -253,11 +253,9 @@ def check(space: Space, pipeline: Pipeline) -> None:
     for metric in space.metrics():
         pipeline.writer_of(metric)
     for stage in space.stages or []:
-        names = sorted({name for name in pipeline.keys} | {name.partition("@")[0] for name in pipeline.keys})
+        names = sorted(set(pipeline.keys) | {name.partition("@")[0] for name in pipeline.keys})
         if stage not in names:
-            raise StageError(
-                f"stages: there is no stage {stage!r}{closest(stage, names)}; there are {', '.join(names)}"
-            )
+            raise StageError(f"stages: no stage {stage!r}{closest(stage, names)}; there are {', '.join(names)}")
     if both := set(space.parameters) & set(space.fixed):
         raise StageError(f"{min(both)} is both searched and fixed")
     order = list(space.parameters)
@@ -276,7 +274,7 @@ def check_values(space: Space) -> None:
     Raises:
         StageError: A stage would refuse a value, or its key.
     """
-    base = read_sections()
+    base = changed(read_sections(), {})
     models = Models()
     for key in space.remove:
         remove(base, key)
@@ -351,7 +349,7 @@ def inside(sections: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
 
 
 class Models:
-    """Section of params.yaml to the `Params` that its stage validates it with; a stage is imported when it is asked for."""
+    """Section of params.yaml to the `Params` of the stage that reads it, which is imported when it is asked for."""
 
     def __init__(self) -> None:
         self._scripts = {

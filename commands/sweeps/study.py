@@ -1,7 +1,6 @@
 """A search space and its trials so far -> the next trial: Optuna's ask and tell, kept in a journal beside the page."""
 
 import json
-import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,19 +10,8 @@ from typing import Any
 from commands.sweeps.space import Parameter, Settings, Space
 
 TELLING = (
-    "name",
-    "settings",
-    "commit",
-    "reference",
-    "figures",
-    "fit",
-    "stage",
-    "error",
-    "ran",
-    "seconds",
-    "node",
-    "same_as",
-)
+    "name", "settings", "commit", "reference", "figures", "stage", "error", "ran", "seconds", "node", "same_as",
+)  # fmt: skip
 """What the journal keeps of a trial beside its objectives."""
 
 
@@ -91,14 +79,15 @@ class Study:
         )
         before = len(self._study.get_trials(deepcopy=False))
         if not before and space.sampler == "grid":
-            for settings in space.grid():
-                self._study.enqueue_trial(
-                    {key: encode(space.parameters[key], value) for key, value in settings.items()}
-                )
+            for point in space.grid():
+                self._study.enqueue_trial({key: encode(space.parameters[key], value) for key, value in point.items()})
         self._study.sampler = make_sampler(space, before, limit)
-        self.limit = (
-            limit if space.sampler != "grid" else min(limit or math.inf, len(self._study.get_trials(deepcopy=False)))
-        )
+        total = len(self._study.get_trials(deepcopy=False))
+        self.limit = limit if space.sampler != "grid" else min(limit or total, total)
+
+    def is_open(self) -> bool:
+        """Whether there is anything left to run."""
+        return bool(self.unfinished()) or self.limit is None or self.begun() < self.limit
 
     def unfinished(self) -> list[Asked]:
         """The trials that a driver which is gone had asked for."""

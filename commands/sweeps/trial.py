@@ -1,7 +1,7 @@
 """Run one trial as a DVC experiment in the clone that this file lies in, and publish it.
 
-The same command is run by `commands/sweep.py` on Ray, by a SLURM job and by a pod on Kubernetes. The clone must be at the
-pinned revision, and used by one trial at a time: two `dvc exp run` in one workspace spoil each other.
+The same command is run by `commands/sweep.py` on Ray, by a SLURM job and by a pod on Kubernetes. The clone must be at
+the pinned revision, and used by one trial at a time: two `dvc exp run` in one workspace spoil each other.
 
     python commands/sweeps/trial.py --set train.learning_rate=0.003 --stages verify --publish origin --push-data
 
@@ -40,6 +40,8 @@ GIT_IDENTITY = {
     for role in ("AUTHOR", "COMMITTER")
     for what, value in (("NAME", "sweep"), ("EMAIL", "sweep@localhost"))
 }
+NO_QUESTIONS = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=20", "GIT_TERMINAL_PROMPT": "0"}
+"""For git: nobody is there to answer."""
 KEPT_LINES = 200  # of a trial's output, among which the error of the stage that failed is
 
 Status = Literal["published", "stopped", "failed", "unpublished"]
@@ -95,21 +97,15 @@ def reference_of(revision: str, name: str) -> str:
     return f"refs/exps/{revision[:2]}/{revision[2:]}/{name}"
 
 
-def git(*args: str, env: dict[str, str] | None = None) -> str:
+def git(*args: str) -> str:
     """Run git in the current folder; return what it printed.
 
     Raises:
         PublishError: It failed; the message is the last line that says why.
     """
-    # No question may wait for a person, neither git's nor ssh's.
-    environment = {
-        "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=20",
-        **os.environ,
-        "GIT_TERMINAL_PROMPT": "0",
-    }
     result = subprocess.run(
         ["git", *args],
-        env=environment | (env or {}),
+        env=NO_QUESTIONS | os.environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -298,11 +294,8 @@ class Trial:
         """Save what there is under a name of its own, so that it is not taken for a whole one."""
         self._delete_stale(["train"])
         name = f"{self.name}{STOPPED}"
-        written = [out for out in self._outputs_in_git(["train"]) if Path(out).exists()]
-        commit = self.repo.experiments.save(name=name, include_untracked=written)
-        if commit is None:
-            raise TrialError("dvc exp save: it saved nothing")
-        return name, str(commit)
+        results = self.repo.experiments.run(targets=["train"], name=name, pull=self.pull)  # executes nothing
+        return name, next(iter(results))
 
     def _delete_stale(self, stages: list[str]) -> None:
         """Delete what the revision's commit has of stages that will not run: they are figures of another model."""
@@ -361,7 +354,7 @@ def keep_every_run() -> None:
     from dvc.stage import Stage
 
     save = Stage.save
-    Stage.save = lambda stage, allow_missing=False, run_cache=True: save(stage, allow_missing, run_cache=True)
+    Stage.save = lambda stage, allow_missing=False, **_: save(stage, allow_missing, run_cache=True)
 
 
 def run_and_publish(args: argparse.Namespace, revision: str, publishing: threading.Lock) -> Outcome:
@@ -403,7 +396,7 @@ def status_of(name: str) -> Status:
 
 
 def end_with(parent: int, publishing: threading.Lock) -> None:
-    """End this process and its stages when the parent's end of a pipe closes, however it ended; not while it publishes."""
+    """End this process and its stages when the parent's end of a pipe closes; not while it publishes."""
     while os.read(parent, 1024):
         pass
     with publishing:
@@ -444,9 +437,7 @@ def main() -> None:
         if not git("config", "--default", "", "--get", "user.email"):
             os.environ |= {name: value for name, value in GIT_IDENTITY.items() if name not in os.environ}
         if changed := git("status", "--porcelain", "--untracked-files=no"):
-            raise PublishError(
-                f"{PROJECT}: changed since its commit: {changed.splitlines()[0]}; a trial needs a clean clone"
-            )
+            raise PublishError(f"{PROJECT}: {changed.split()[1]} is changed; a trial needs a clean clone")
     except PublishError as error:
         print(f"trial: error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 """Ray sets the first of them for its workers, and libraries that do not read it take all cores."""
 RUNNING = re.compile(r"^Running stage '(.+)':$")
 OWN_VARIABLES = re.compile(r"RAY_|PYTHONPATH$")
+POLL_SECONDS = 0.1
 GRACE_SECONDS = 60  # for a publication that is under way when the trial is told to end
 
 
@@ -122,20 +124,28 @@ def run(job: Job, report: Callable[[str], None]) -> dict[str, Any]:
             errors="replace",
         )
         lines: deque[str] = deque(maxlen=20)
-        try:
-            report("start of DVC")
+        report("start of DVC")
+
+        def listen() -> None:
             for line in process.stdout or ():
                 lines.append(line.rstrip())
                 if stage := RUNNING.match(lines[-1]):
                     report(stage[1])
-            process.wait()
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        try:
+            # Ray cancels a task by an exception in this thread, which one that waits for a line would not notice.
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
         finally:
             end(process)
+            listener.join(timeout=10)
         if not outcome.exists():
             if process.returncode < 0:
                 raise LostTrialError(f"its process was ended by signal {-process.returncode}")
             raise CloneError(" ".join(lines) or f"exit code {process.returncode}")
-        return json.loads(outcome.read_text(encoding="utf-8")) | {"node": node_id()}
+        return {**json.loads(outcome.read_text(encoding="utf-8")), "node": node_id()}
 
 
 def end(process: "subprocess.Popen[str]") -> None:
@@ -242,15 +252,11 @@ def git(folder: Path, *args: str) -> None:
     Raises:
         CloneError: It failed.
     """
-    environment = {
-        "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=20",
-        **os.environ,
-        "GIT_TERMINAL_PROMPT": "0",
-    }
+    questions = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=20", "GIT_TERMINAL_PROMPT": "0"}
     result = subprocess.run(
         ["git", *args],
         cwd=folder,
-        env=environment,
+        env=questions | os.environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
