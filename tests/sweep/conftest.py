@@ -45,9 +45,9 @@ class Toy(Project):
         """How often each stage was executed, in whichever clone."""
         return Counter(self.log.read_text().splitlines() if self.log.exists() else [])
 
-    def space(self, name: str = "space", **content: Any) -> str:
+    def space(self, **content: Any) -> str:
         """Write a search space (JSON is YAML) outside of Git's sight."""
-        path = self.folder / "sweeps" / f"{name}.yaml"
+        path = self.folder / "sweeps" / "space.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
         return str(path)
@@ -155,7 +155,7 @@ def trials_of(output: str) -> dict[str, str]:
 
 LEARNING_RATES: dict[str, Any] = {"train.learning_rate": {"choices": [0.01, 0.03]}}
 ACCURACY = [{"metric": "evaluate.onnx.int8.accuracy", "better": "higher"}]
-GRID = {"sampler": "grid", "parameters": LEARNING_RATES, "objectives": ACCURACY}
+GRID: dict[str, Any] = {"sampler": "grid", "parameters": LEARNING_RATES, "objectives": ACCURACY}
 
 
 @pytest.fixture

@@ -114,8 +114,8 @@ def test_ctrl_c_leaves_nothing_half_published_and_the_next_run_goes_on(toy: Toy,
     toy.set("train.seconds", 4.0)
     toy.commit()
     space = toy.space(**GRID)
-    process = processes(toy.start(space, "--jobs", "2"))
-    wait_for(lambda: sum("train" in stage for stage in toy.ran()) == 2, process)
+    process = processes(toy.start(space, "--jobs", "1"))
+    wait_for(lambda: any("train" in stage for stage in toy.ran()), process)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output

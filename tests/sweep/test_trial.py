@@ -1,4 +1,4 @@
-"""One trial by itself, as a job of SLURM or Kubernetes runs it: in a clone of its own, published to Git and DVC remotes."""
+"""One trial by itself, as a job of SLURM or Kubernetes runs it: in its own clone, published to Git and DVC remotes."""
 
 import json
 import stat
@@ -40,9 +40,8 @@ def test_a_trial_is_published_and_run_once(toy: Toy, clone: Path) -> None:
 
 def test_figures_of_stages_that_did_not_run_are_no_part_of_an_experiment(toy: Toy, clone: Path) -> None:
     assert toy.figure("HEAD", "report")
-    name = (
-        toy.trial("--set", "train.learning_rate=0.02", "--stages", "evaluate", folder=clone).split(":")[-2].split()[-1]
-    )
+    output = toy.trial("--set", "train.learning_rate=0.02", "--stages", "evaluate", folder=clone)
+    name = output.split(":")[-2].split()[-1]
     toy.dvc("exp", "pull", str(clone.with_name("remote.git")), name, "--no-cache")
     listed = toy.git("ls-tree", "-r", "--name-only", toy.experiments()[name], "metrics").split()
     assert listed == ["metrics/evaluate.json", "metrics/loss.csv", "metrics/train.json"]
