@@ -147,6 +147,7 @@ def publish(repo: Any, commit: str, reference: str, url: str, *, push_data: bool
     """
     if push_data:
         try:
+            push_figures()
             repo.push(revs=[commit], workspace=False, run_cache=True)
         except Exception as error:  # every kind of remote raises its own
             raise PublishError(f"dvc push: {explain(error)}") from error
@@ -162,6 +163,18 @@ def publish(repo: Any, commit: str, reference: str, url: str, *, push_data: bool
     if (found := commit_at(url, reference)) != commit:
         raise PublishError(f"git push: the remote has {found} at {reference}, and not {commit}, which was pushed")
     return commit
+
+
+def push_figures() -> None:
+    """Push the outputs in the workspace that lie in Git.
+
+    `dvc push` leaves them out, and without them the run cache, which it does push, restores no stage that has some.
+    """
+    from dvc.repo import Repo
+
+    with Repo(".") as repo:
+        hashes = [out.hash_info for stage in repo.index.graph for out in stage.outs if not out.use_cache]
+        repo.cloud.push([each for each in hashes if each and repo.cache.local.exists(each.value)])
 
 
 def explain(error: BaseException) -> str:
