@@ -44,6 +44,8 @@ SECRETS = re.compile(r"password|secret|token|passphrase|connection_string|access
 """Options of a DVC remote that stay on this machine: a node has its own, in its environment or configuration."""
 BARE_WORD = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z][\w-]*", re.IGNORECASE)
 """Text that needs no quotes in `dvc exp run -S`."""
+TOLD = ("commit", "reference", "ran", "seconds", "cpu_seconds", "node")
+"""What the study keeps of an outcome."""
 POLL_SECONDS = 0.25
 
 
@@ -145,7 +147,7 @@ class Sweep:
         """Tell the study, and the person, what became of a trial and of its twins."""
         self._outcomes[name] = outcome
         numbers = self.names[name]
-        kept = {key: outcome.get(key) for key in ("commit", "reference", "ran", "seconds", "node")} | {"name": name}
+        kept = {key: outcome.get(key) for key in TOLD} | {"name": name}
         status = outcome["status"]
         figures: dict[str, Any] = {}
         if status in ("published", "stopped"):

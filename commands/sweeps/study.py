@@ -10,7 +10,8 @@ from typing import Any
 from commands.sweeps.space import Parameter, Settings, Space
 
 TELLING = (
-    "name", "settings", "commit", "reference", "figures", "stage", "error", "ran", "seconds", "node", "same_as",
+    "name", "settings", "commit", "reference", "figures", "stage", "error",
+    "ran", "seconds", "cpu_seconds", "node", "same_as",
 )  # fmt: skip
 """What the journal keeps of a trial beside its objectives."""
 

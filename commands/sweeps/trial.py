@@ -73,6 +73,7 @@ class Outcome:
         ran: The stages that were really executed: neither skipped nor restored from the run cache.
         seconds: How long the trial took, with all of DVC's work.
         publish_seconds: How long the publication of it took.
+        cpu_seconds: How long DVC's process computed: what the stages, and a busy machine, have no part in.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Outcome:
     ran: list[str] = field(default_factory=list)
     seconds: float = 0.0
     publish_seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 def trial_name(revision: str, settings: Iterable[str], stages: Iterable[str]) -> str:
@@ -400,6 +402,7 @@ def run_and_publish(args: argparse.Namespace, revision: str, publishing: threadi
         outcome.status, outcome.error = "unpublished", str(error)
     outcome.ran = trial.output.ran if trial else []
     outcome.seconds = time.perf_counter() - started
+    outcome.cpu_seconds = time.process_time()
     return outcome
 
 

@@ -79,7 +79,8 @@ def test_a_server_over_ssh_is_a_remote(
     )
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where Debian's sshd separates its privileges
-    server = subprocess.Popen([SSHD, "-D", "-e", "-f", str(home / "sshd_config")], stderr=subprocess.DEVNULL, text=True)
+    command = [SSHD, "-D", "-e", "-f", str(home / "sshd_config")]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
     processes(server)
 
     def answers() -> bool:
