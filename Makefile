@@ -1,12 +1,11 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format browser web demo example bench bench-scale fuzz apple-tests clean
+.PHONY: help repro test lint format browser web demo example bench bench-scale fuzz apple-tests lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-SWEEPING := $(VENV)/installed-sweep
 # DVC runs `python ...`: let that be this environment's. Paths are relative, for a checkout with a space in its path.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := stages commands examples tests
@@ -17,7 +16,7 @@ help:  ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 repro: $(INSTALLED)  ## Run the whole pipeline (dvc repro) and print the figures of every model
-	@$(RUN) python -m dvc repro
+	@$(RUN) python -m dvc repro || { $(RUN) python commands/check_lock.py; exit 1; }
 	@$(RUN) python commands/show_metrics.py
 
 test: lint  ## Lint, check types, run all tests
@@ -62,35 +61,43 @@ bench-scale: $(INSTALLED)  ## Measure time and memory of every stage at 10,000 t
 fuzz: $(INSTALLED)  ## Damage what the last run wrote, 12,000 times, and read it: only clean errors are allowed
 	@$(RUN) python commands/fuzz.py
 
-sweep: $(SWEEPING)  ## Search parameters, each trial a DVC experiment: SPACE=sweeps/learning_rate.yaml
-	@$(RUN) python commands/sweep.py $(SPACE) $(OPTIONS)
-
-bench-sweep: $(SWEEPING)  ## Measure sweeps: trials a minute beside DVC's own queue, and what early answers save
-	@$(RUN) python commands/bench_sweep.py
-
 apple-tests: $(INSTALLED)  ## Run Apple's own tests against our Core ML evaluator (about a quarter of an hour)
 	@$(RUN) python tests/apple_tests/run.py --suite all --jobs 2 --report docs/coreml_coverage.md
 
-clean:  ## Delete the environment and the tools' caches; data, models and DVC's cache stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+# With uv, which resolves for every supported Python and system at once; it is installed for this alone.
+LOCKED := requirements.lock requirements-torch.lock
+UV := .venv-uv
+COMPILE = $(UV)/bin/uv pip compile requirements.txt --constraint constraints.txt \
+  --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
+OF_TORCH = torch triton $(shell grep -oE '^(nvidia|cuda)-[a-z0-9-]+' constraints.txt)
+lock:  ## Resolve requirements.txt anew into the files with hashes that are installed from (needs no .venv)
+	python3 -m venv --clear $(UV) && $(UV)/bin/python -m pip install --quiet uv
+	{ echo '# All but torch, with hashes. Made by `make lock` (uv pip compile) from requirements.txt and constraints.txt.'; \
+	  $(COMPILE) $(addprefix --no-emit-package ,$(OF_TORCH)); } > requirements.lock
+	{ echo '# torch as PyPI has it (on Linux with CUDA), with hashes. Made by `make lock` (uv pip compile).'; \
+	  $(COMPILE) | awk -v names=' $(OF_TORCH) ' '/^[a-z]/ {split($$1, name, "=="); keep = index(names, " " name[1] " ")} keep'; \
+	} > requirements-torch.lock
+	rm -rf $(UV)
 
-# With the first Python of a supported version.
-$(INSTALLED): requirements.txt constraints.txt
+clean:  ## Delete the environment and the tools' caches; data, models and DVC's cache stay
+	rm -rf $(VENV) $(UV) .mypy_cache .pytest_cache .ruff_cache
+
+# With $(PYTHON), or else the first Python of a supported version. Every package is held to its hash but torch, of which
+# there are builds that PyPI lacks, such as PyTorch's own for the CPU: it is what pip finds here in the version that is
+# pinned. `make TORCH='--require-hashes -r requirements-torch.lock'` takes PyPI's build of it, by its hash.
+TORCH := -c requirements.txt torch
+$(INSTALLED): requirements.txt constraints.txt $(LOCKED)
 	@python=''; \
-	for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python); do \
 	  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
 	    python="$$candidate"; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo "Python 3.11, 3.12 or 3.13 is needed; found $$(python3 --version 2>&1 || true). Install one, or make PYTHON=/path/to/python3.12" >&2; \
+	  echo "Python 3.11, 3.12 or 3.13 is needed; found $(if $(PYTHON),$(PYTHON): )$$("$(or $(PYTHON),python3)" --version 2>&1 || true). Install one, or make PYTHON=/path/to/python3.12" >&2; \
 	  exit 1; fi; \
 	echo "Installing into $(VENV) with $$("$$python" --version): some minutes, once"; \
 	"$$python" -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
 	@touch $(INSTALLED)
 	@for file in $^; do if [ "$$file" -nt $(INSTALLED) ]; then touch -r "$$file" $(INSTALLED); fi; done  # a clock set back
-
-# What a sweep needs beside the rest; the pipeline does without.
-$(SWEEPING): $(INSTALLED) requirements-sweep.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-sweep.txt -c constraints.txt
-	@touch $(SWEEPING)

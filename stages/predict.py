@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from shared.data.chunks import chunks
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.isolation import START_METHOD, Limits, MachineError, call_apart, for_each, still_working
-from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of
+from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of, reads
 from shared.execution.runtimes import Floats, PyTorchRuntime, Runtime, import_runtimes, open_runtime
 from shared.files.artifacts import discard_unlisted, find_artifacts
 from shared.params import Count, StageParams, read_params
@@ -27,15 +27,18 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
+Probed = Annotated[int, Field(gt=0, le=65_536)]
+"""A size that is tried in memory: more is taken for a slip, which no file is to blame for."""
+
 
 class Params(StageParams):
     """Section `predict`."""
 
     batch_size: Count
-    probe_batches: list[Count] = Field(min_length=1)
-    probe_times: list[Count]
+    probe_batches: list[Probed] = Field(min_length=1)
+    probe_times: list[Probed]
     memory_megabytes: Count
-    timeout_seconds: float = Field(gt=0)
+    timeout_seconds: float = Field(gt=0, le=1_000_000)
 
 
 def batches(runtime: Runtime, rows: Rows, batch_size: int) -> Iterator[Floats]:
@@ -118,7 +121,7 @@ def execute(path: Path, data: Prepared, params: Params, file: Path) -> dict[str,
     interface, test = runtime.interface, data.split("test")
     largest = min(params.batch_size, interface.largest_batch or params.batch_size)
     batch_size = 1 if runtime.batch_dependent else largest
-    probes = probes_of(data, params.probe_times)
+    probes = probes_of(data, [time for time in params.probe_times if reads(interface, time)])
     try:
         predict(runtime, test, batch_size, path.name, file)
         logits = np.load(file, mmap_mode="r")

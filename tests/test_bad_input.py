@@ -71,6 +71,9 @@ NO_SOURCE = "weights: the float32 file that it is judged by was not executed"
         ("export_coreml", "export_coreml.deployment_target", "iOS12", "'iOS15', 'iOS16', 'iOS17' or 'iOS18'"),
         ("export_coreml", "export_coreml.default_batch", 65, "default_batch should be at most largest_batch (64)"),
         ("predict@onnx", "predict.probe_batches", [], "predict.probe_batches = []: list should have at least 1 item"),
+        ("predict@onnx", "predict.probe_times", [10**9], "predict.probe_times.0 = 1000000000: input should be less th"),
+        ("predict@onnx", "predict.memory_megabytes", 0, "predict.memory_megabytes = 0: input should be greater than 0"),
+        ("predict@onnx", "predict.timeout_seconds", 1e300, "predict.timeout_seconds = 1e+300: input should be less th"),
         ("verify", "verify.accuracy_loss", -1.0, "verify.accuracy_loss"),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ LONGEST_MESSAGE = 300
 LARGEST_FILE = 2**31 - 1
 """Bytes of a file that is read as a whole: the limit of protobuf, in which models are saved."""
 NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
+NO_DISK = re.compile("filesystem error|FileWriter|file write failed|No space left", re.IGNORECASE)
+"""What torch and coremltools say, as RuntimeError."""
 
 
 def machine_fault(error: BaseException | None) -> BaseException | None:
@@ -44,7 +47,7 @@ def machine_fault(error: BaseException | None) -> BaseException | None:
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in MACHINE_ERRORS):
             return error
-        if isinstance(error, RuntimeError) and NO_MEMORY.search(str(error)):  # torch
+        if isinstance(error, RuntimeError) and (NO_MEMORY.search(str(error)) or NO_DISK.search(str(error))):
             return error
         error = error.__cause__ or error.__context__
     return None
@@ -230,9 +233,12 @@ def _explain(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         path = _path_of(error) or written
         return f"{path}: {error.strerror or one_line(error)}" if path else one_line(error)
-    if machine_fault(error):
-        return f"{written}: not written: not enough memory ({one_line(error)[:200] or 'MemoryError'})"  # type: ignore[arg-type]
-    return None
+    if machine_fault(error) is None:
+        return None
+    what = one_line(error) if isinstance(error, Exception) else ""
+    if NO_DISK.search(what):
+        return f"{written}: not written, or a temporary file in {tempfile.gettempdir()}: {what}"
+    return f"{written}: not written: not enough memory{f' ({what})' if what else ''}"
 
 
 def _path_of(error: OSError) -> Path | None:

@@ -134,9 +134,12 @@ def probes_of(data: Prepared, times: list[int]) -> list[Probe]:
 
 def accepts(interface: Interface, probe: Probe, time_steps: int) -> bool:
     """Whether a file reads the probe's numbers of time steps; all read the data's own."""
-    others = probe.times - {time_steps}
-    largest = interface.largest_time
-    return not others or (interface.dynamic_time and (largest is None or max(others) <= largest))
+    return all(reads(interface, time) for time in probe.times - {time_steps})
+
+
+def reads(interface: Interface, time: int) -> bool:
+    """Whether a file reads another number of time steps than the data's own."""
+    return interface.dynamic_time and (interface.largest_time is None or time <= interface.largest_time)
 
 
 def describe(probe: Probe) -> dict[str, Any]:

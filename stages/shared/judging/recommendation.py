@@ -73,7 +73,8 @@ class Target(StageParams):
 
     def objection(self, file: "Candidate") -> str | None:
         """Why a file cannot be recommended to these devices, as the rest of a sentence; None if it can."""
-        return file.objection or self._out_of_reach(file)
+        lacking = self._out_of_reach(file) if file.requires or not file.objection else None
+        return " and ".join(reason for reason in (file.objection, lacking) if reason) or None
 
     def _out_of_reach(self, file: "Candidate") -> str | None:
         """What the oldest of the devices lacks."""

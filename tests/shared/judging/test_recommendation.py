@@ -108,6 +108,15 @@ def test_a_file_that_needs_ios_18_is_recommended_from_ios_18_on() -> None:
         ("odd", "needs iOS 18; it has to run from iOS 17 on")
     ]
     assert best_of(candidates, Target(name="new", format="coreml", ios=18)) == "odd"
+    lossy = judged(
+        files | {("coreml", "odd"): File(1000, 0.009)},
+        facts={"requires": {"specification_version": 9, "ios": 18, "macos": 15}},
+    )
+    [refusal] = choose(lossy, APPLE).refused
+    assert refusal.objection == (
+        "is too lossy (accuracy_loss: 0.009 of the rows are lost against PyTorch; allowed: 0.005) "
+        "and needs iOS 18; it has to run from iOS 17 on"
+    )
     assert best_of(candidates, Target(name="Mac", format="coreml", macos=14)) == "fp16"
 
 
