@@ -93,7 +93,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("onnx", f"another_variant_{index}"): File(12_000 + 1500 * index, 0.0003 * index, 1e-3, flips=index)
         for index in range(8)
     }
-    none = {("onnx", "fp32"): File(45_650, 0.2, 0.3, ["values: far off"])}
+    none = {("onnx", "fp32"): File(45_650, 0.2, 0.3, ["graph: far off"])}
     kinds: dict[str, tuple[dict[tuple[str, str], File], list[str]]] = {
         "usual": (default_files(), ["0", "1", "2"]),
         "many": (many, [f"walking_upstairs_{index}" for index in range(20)]),

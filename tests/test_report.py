@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from shared.page.formatting import escape_markdown, format_change, format_size, format_tolerance
+from shared.page.formatting import escape_markdown, format_change, format_size
 from tests.report_inputs import File, write_inputs
 from tests.support import ROOT, Workspace, clean_environment, command, write_params
 
@@ -193,7 +193,7 @@ def test_the_summary_fits_a_comment_and_is_a_table(usual: Path) -> None:
     assert len(rows) == 2 + 11
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {9}
     cells = [r"ONNX int8\_static", "14.9 kB", "13.1 kB", "83.87%", "\N{MINUS SIGN}13.12", "2.1e-1", "ONNX Runtime 1.17"]
-    assert f"| {' | '.join([*cells, '✗ wrong: values'])} |" in rows
+    assert f"| {' | '.join([*cells, '✗ wrong: graph'])} |" in rows
 
 
 def test_each_probe_can_be_seen(usual: Path) -> None:
@@ -222,7 +222,7 @@ def test_equal_inputs_give_equal_bytes(usual: Path, tmp_path: Path) -> None:
 
 def test_where_no_file_qualifies_the_page_says_so(made_up: Workspace) -> None:
     files = {
-        ("onnx", "fp32"): File(45_650, 0.2, 0.3, ["values: relative error 0.3 is above the tolerance 1e-05"]),
+        ("onnx", "fp32"): File(45_650, 0.2, 0.3, ["graph: relative error 0.3 is above 1e-05"]),
         ("coreml", "fp16"): File(27_130, executed=False, problems=["executed: a file is truncated"]),
     }
     write_inputs(made_up.folder, files)
@@ -231,9 +231,9 @@ def test_where_no_file_qualifies_the_page_says_so(made_up: Workspace) -> None:
     assert text.count("No file qualifies.") == 2
     assert "recommended ONNX" not in text
     assert "★" not in text
-    assert "fp32 (45.6 kB) failed verification (values: relative error 0.3 is above the tolerance 1e-05)." in text
+    assert "fp32 (45.6 kB) failed verification (graph: relative error 0.3 is above 1e-05)." in text
     assert "fp16 (27.1 kB) failed verification (executed: a file is truncated)." in text
-    assert (text.count("✗ wrong: values"), text.count("✗ not executed")) == (1, 1)
+    assert (text.count("✗ wrong: graph"), text.count("✗ not executed")) == (1, 1)
     assert (made_up.folder / "metrics" / "report.md").read_text().count("no file qualifies") == 2
 
 
@@ -258,13 +258,13 @@ def test_what_is_wrong_stands_in_red_at_the_top_with_its_check_and_what_to_do(us
     [alarm] = re.findall(r'<section class="alarm" role="alert">.*?</section>', html, flags=re.DOTALL)
     assert html.index("<h1>") < html.index(alarm) < html.index("Which file to ship")
     text = Page(alarm).text
-    assert "classifier-int8_static.onnx values: relative error 0.21 is above the tolerance 0.05" in text
+    assert "classifier-int8_static.onnx graph: relative error 0.21 is above 0.05" in text
     assert "dvc repro --force compress_onnx@int8_static writes it anew" in text
     assert "take it off compress_onnx.variants" in text
     assert "too lossy" not in text
     summary = (usual / "metrics" / "report.md").read_text()
     assert "❌ **2 of 10 exported files are wrong:**" in summary
-    assert r"- classifier-int8\_static.onnx: values: relative error 0.21" in summary
+    assert r"- classifier-int8\_static.onnx: graph: relative error 0.21" in summary
 
 
 def test_of_a_sound_run_nothing_is_red_at_the_top_and_a_lossy_file_is_no_alarm(made_up: Workspace) -> None:
@@ -396,36 +396,3 @@ def test_what_is_unusual_is_said(made_up: Workspace) -> None:
 def test_a_damaged_input_is_named(made_up: Workspace, name: str, content: str, message: str) -> None:
     (made_up.folder / "metrics" / name).write_text(content)
     assert made_up.refuses("report").startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(1e-3, "1e-3"), (0.15, "1.5e-1"), (2e-6, "2e-6"), (0.4, "4e-1"), (1, "1e0")]
-)
-def test_a_tolerance_is_not_rounded(value: float, text: str) -> None:
-    assert format_tolerance(value) == text
-
-
-def test_a_file_that_needs_ios_18_is_shown_but_not_recommended_to_ios_17(made_up: Workspace) -> None:
-    edit(
-        made_up.folder / "metrics/size.json",
-        lambda sizes: sizes["coreml"]["palette4"].update(requires={"specification_version": 9, "ios": 18, "macos": 15}),
-    )
-    made_up.call("report")
-    text = rendered(made_up.folder).text
-    assert "iOS and macOS from iOS 17, macOS 14 classifier-int8.mlpackage" in text
-    assert "palette4 (12.2 kB) needs iOS 18; it has to run from iOS 17 on." in text
-
-
-@pytest.mark.parametrize(
-    ("targets", "message"),
-    [
-        ([{"name": "iPhone", "format": "coreml", "iso": 17}], "unknown key report.targets.0.iso (did you mean 'ios'?)"),
-        (
-            [{"name": "iPhone", "format": "coreml", "ios": version} for version in (17, 18)],
-            "report.targets = [{",
-        ),
-    ],
-)
-def test_a_wrong_target_is_named(made_up: Workspace, targets: list[dict[str, Any]], message: str) -> None:
-    made_up.set("report.targets", targets)
-    assert message in made_up.refuses("report")

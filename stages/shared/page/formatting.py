@@ -53,12 +53,6 @@ def format_power(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def format_tolerance(value: float) -> str:
-    """A tolerance as exactly as it was chosen, such as 1e-3 or 1.5e-1: rounded, it would belie the verdict."""
-    mantissa, exponent = f"{value:e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
 def format_figure(value: float, digits: int = 3) -> str:
     """Significant digits: as a power only where it is very small."""
     return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"

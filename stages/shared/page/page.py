@@ -14,7 +14,6 @@ from shared.page.formatting import (
     format_power,
     format_requirement,
     format_size,
-    format_tolerance,
     verdict,
 )
 from shared.page.pictures import FORMAT_NAMES, STYLE, to_svg
@@ -53,7 +52,6 @@ def environment(*, escape: bool) -> jinja2.Environment:
         "power": format_power,
         "requirement": format_requirement,
         "size": format_size,
-        "tolerance": format_tolerance,
         "verdict": verdict,
     }
     made.globals["format_names"] = FORMAT_NAMES

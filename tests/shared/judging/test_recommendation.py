@@ -58,7 +58,7 @@ def test_the_smallest_file_that_is_fit_to_ship_is_recommended_for_each_class_of_
         "classifier-fp16.onnx", "classifier-palette4.mlpackage"
     )  # fmt: skip
     assert [(other.file.variant, other.objection) for other in onnx.refused] == [
-        ("int8_static", "failed verification (values: relative error 0.21 is above the tolerance 0.05)"),
+        ("int8_static", "failed verification (graph: relative error 0.21 is above 0.05)"),
         ("int8", "is too lossy (accuracy_loss: 0.009 of the rows are lost against PyTorch; allowed: 0.005)"),
     ]
     assert [other.file.variant for other in coreml.refused] == ["sparse50_palette4"]

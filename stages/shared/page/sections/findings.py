@@ -10,14 +10,15 @@ from markupsafe import Markup
 ADVICE = {
     name: Markup(words)  # noqa: S704 - ours
     for name, words in {
+        "verified": "Nobody judged it: <code>dvc repro</code> does.",
         "executed": "No runtime could run it, so nothing is known of it.",
         "interface": "It does not declare the names, axes, types, features or classes of the checkpoint and of section "
         "<code>export</code>.",
         "shapes": "It was made for one size of a batch, or the rows of a batch change each other: in the net's "
         "<code>forward</code>, take sizes from the tensors themselves, and nothing from the whole batch.",
         "weights": "Weights are not what the file's name says: it is damaged, or the step that compressed it erred.",
-        "graph": "It computes something else than its own weights should: the converter erred.",
-        "values": "It is further from PyTorch than rounding takes it: the converter erred, or the file is damaged.",
+        "graph": "It computes something else than its own weights should, or these than PyTorch: the converter erred, "
+        "or the file is damaged.",
         "padding": "What follows the end of a sequence changes its logits: the net's <code>forward</code> must use "
         "<code>lengths</code> wherever it looks along the time axis.",
         "probes": "It answers sequences that the data do not hold unlike PyTorch: the converter erred, or the net "
