@@ -17,7 +17,7 @@ from shared.text import printable  # noqa: E402
 
 from dvc.exceptions import DvcException, NotDvcRepoError  # noqa: E402
 from dvc.repo import Repo  # noqa: E402
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError  # noqa: E402
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 STAGES = ("evaluate", "verify", "benchmark")  # whose figures the table has
@@ -90,7 +90,7 @@ class Parity(Used):
 class Size(Used):
     """In metrics/size.json."""
 
-    bytes: int
+    bytes: int = Field(ge=0, lt=2**63)
 
 
 class Latency(Used):

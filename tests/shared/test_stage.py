@@ -4,14 +4,17 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shared.stage import (
     StageError,
+    check_archive,
     machine_fault,
     parse_args,
     read_json,
+    reading,
     release_outputs,
     replacing,
     rounded,
@@ -360,3 +363,43 @@ def test_a_process_with_too_little_memory_ends_with_one_line(megabytes: int, tmp
     assert ended.returncode == 1
     assert ended.stderr.startswith("evaluate: error: this process may use ")
     assert ended.stderr.count("\n") == 1
+
+
+# --- reading ---
+
+
+def nested() -> None:
+    nested()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda: os.environ["NO_KEY"], "KeyError: 'NO_KEY'"),
+        (lambda: [][5], "IndexError: list index out of range"),
+        (lambda: None.name, "AttributeError: 'NoneType' object has no attribute 'name'"),  # type: ignore[attr-defined]
+        (lambda: int("x"), "invalid literal for int"),
+        (lambda: b"\xff".decode(), "'utf-8' codec can't decode byte 0xff"),
+        (nested, "it is nested too deeply"),
+        (lambda: bytearray(2**60), "it needs more memory than there is"),
+        (lambda: Path("a" * 5000).read_bytes(), "File name too long"),
+        (lambda: int("\n".join("x" * 900)), "invalid literal"),
+    ],
+)
+def test_whatever_a_library_raises_over_a_file_is_one_line(fault: Callable[[], object], message: str) -> None:
+    with pytest.raises(StageError) as caught, reading(Path("models/x.onnx"), "ONNX file", "; run `dvc repro`"):
+        fault()
+    assert str(caught.value).startswith(f"models/x.onnx: not a readable ONNX file: {message}")
+    assert str(caught.value).endswith("; run `dvc repro`")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(10**6))
+    with pytest.raises(ValueError, match=r"a zip archive of \d+ bytes that would unpack to 1000000"):
+        check_archive(tmp_path / "bomb")
+    (tmp_path / "none").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="not a complete zip archive"):
+        check_archive(tmp_path / "none")

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LONGEST_MESSAGE = 300
+LONGEST_PART = 300  # characters, of a library's message
+LONGEST_MESSAGE = 1000
 
 
 class CoreMLReferenceError(ValueError):
-    """Anything that the evaluator reports."""
+    """Anything that the evaluator reports, in one line, however long the names in it are."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(shortened(message, LONGEST_MESSAGE).splitlines()))
 
 
 class PackageError(CoreMLReferenceError):
@@ -52,6 +56,6 @@ def one_line(error: BaseException) -> str:
     return shortened(" ".join(str(error).split()))
 
 
-def shortened(text: str) -> str:
-    """A text as long as a message's can be."""
-    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"
+def shortened(text: str, longest: int = LONGEST_PART) -> str:
+    """A text, or its beginning."""
+    return text if len(text) <= longest else f"{text[:longest]}…"

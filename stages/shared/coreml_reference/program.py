@@ -210,10 +210,14 @@ def _check_function(function: Any, package: Path, model_file: Path) -> dict[str,
                 _check_blob(value, package, model_file, weights)
         for output in operation.outputs:
             if output.type.WhichOneof("type") == "tensorType":
-                shapes[output.name] = tuple(
+                shape = tuple(
                     dim.constant.size if dim.WhichOneof("dimension") == "constant" else None
                     for dim in output.type.tensorType.dimensions
                 )
+                # coremltools' loader would compute what follows from constants alone.
+                if prod(size or 1 for size in shape) > LARGEST_TENSOR:
+                    raise PackageError(f"{model_file}: {output.name!r} has the shape {shape}, which no memory can hold")
+                shapes[output.name] = shape
     return shapes
 
 

@@ -14,6 +14,7 @@ from shared.stage import StageError, read_bytes, reading
 
 MANIFEST = "Manifest.json"
 WEIGHTS = "@model_path/weights/"
+LONGEST_NAME, LONGEST_PATH = 255, 1000  # of a file, in bytes; of its path in the package, in characters
 
 
 def inside(package: Path, name: str, said_by: Path) -> Path:
@@ -28,7 +29,8 @@ def inside(package: Path, name: str, said_by: Path) -> Path:
         StageError: The path is absolute, climbs out by `..`, or goes through a symbolic link that leaves the package.
     """
     item = PurePosixPath(name)
-    if not name or item.is_absolute() or ".." in item.parts or "\\" in name or not name.isprintable():
+    too_long = len(name) > LONGEST_PATH or any(len(part.encode(errors="replace")) > LONGEST_NAME for part in item.parts)
+    if not name or too_long or item.is_absolute() or ".." in item.parts or "\\" in name or not name.isprintable():
         raise StageError(f"{said_by}: names the path {_shortened(name)}, which is none inside the package")
     path = package / "Data" / item
     _check_link(package, path)

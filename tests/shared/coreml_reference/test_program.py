@@ -166,6 +166,13 @@ def test_a_weight_outside_the_package(package: Path) -> None:
     assert "a weight is in '@model_path/weights/../../secret'; expected a file in" in refusal(package)
 
 
+def test_a_name_of_any_length_and_form_is_part_of_one_line(package: Path) -> None:
+    with pytest.raises(PackageError) as caught:
+        CoreMLReference(package, "x\n" * 5000)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1100
+
+
 def test_an_unknown_op(package: Path) -> None:
     edit_operations(package, lambda operations: setattr(operations[-1], "type", "teleport"))
     assert "unknown op 'teleport'" in refusal(package)
