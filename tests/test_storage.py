@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from commands.check_lock import is_whole
+from shared.stage import UNFINISHED
 from tests.support import ROOT, Project, clean_environment
 
 import pytest
@@ -77,3 +78,19 @@ def test_the_repair_of_a_cut_lock_is_said(tmp_path: Path, committed: bool, repai
 def say(folder: Path) -> str:
     command = [sys.executable, str(ROOT / "commands" / "check_lock.py")]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stderr
+
+
+@pytest.mark.parametrize("output", ["data/predictions/onnx", "models/onnx/classifier-fp32.onnx", "metrics/verify.json"])
+def test_what_is_in_progress_is_seen_by_neither_dvc_nor_git(tmp_path: Path, output: str) -> None:
+    project = Project(tmp_path)
+    project.git("init", "--quiet")
+    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "*.local"))
+    for name in (".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    path = tmp_path / output
+    left = path.with_name(f".{path.name}{UNFINISHED}") / "new" / path.name
+    left.parent.mkdir(parents=True)
+    left.touch()
+    relative = str(left.relative_to(tmp_path))
+    assert relative in project.dvc("check-ignore", relative)
+    assert relative in project.git("check-ignore", relative)
