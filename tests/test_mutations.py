@@ -345,6 +345,48 @@ def _(file: Onnx) -> None:
     file.prepend("Clip", "low", "high")
 
 
+@mutant("what follows the end is added, which in the data is zero", "onnx fp32", check="padding", run="wide")
+def _(file: Onnx) -> None:
+    file.set_constant("nothing", np.array(0, np.float32))
+    file.set_constant("over", np.array([1]))
+    counts = file.name("Where", 0)
+    file.graph.node.extend(
+        [
+            onnx.helper.make_node("Where", [counts, "nothing", "sequence"], ["after_the_end"]),
+            onnx.helper.make_node("ReduceSum", ["after_the_end", "over"], ["of_each_feature"], keepdims=0),
+            onnx.helper.make_node("ReduceSum", ["of_each_feature", "over"], ["leak"], keepdims=1),
+        ]
+    )
+    file.append("Add", "leak")
+
+
+@mutant("padding multiplied by zero instead of replaced", "onnx fp32", check="padding", run="wide")
+def _(file: Onnx) -> None:
+    file.set_constant("nothing", np.array(0, np.float32))
+    file.set_constant("over", np.array([1]))
+    file.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceSum", ["sequence", "over"], ["of_each_feature"], keepdims=0),
+            onnx.helper.make_node("ReduceSum", ["of_each_feature", "over"], ["all"], keepdims=1),
+            onnx.helper.make_node("Mul", ["all", "nothing"], ["leak"]),
+        ]
+    )
+    file.append("Add", "leak")
+
+
+@mutant("NaN where a sequence is all zeros", "onnx fp32", check="probes")
+def _(file: Onnx) -> None:
+    file.set_constant("over", np.array([1]))
+    file.graph.node.extend(
+        [
+            onnx.helper.make_node("Abs", ["sequence"], ["size"]),
+            onnx.helper.make_node("ReduceMax", ["size", "over"], ["largest"], keepdims=0),
+            onnx.helper.make_node("Div", ["largest", "largest"], ["one"]),
+        ]
+    )
+    file.append("Mul", "one")
+
+
 @mutant("softmax appended", "onnx fp32")
 def _(file: Onnx) -> None:
     file.append("Softmax", axis=1)

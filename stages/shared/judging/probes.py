@@ -92,12 +92,13 @@ def judge_file(found: Prediction, reference: Prediction, scale: Scale, precision
                 excuse = "inside the net, numbers leave the range of float16"
             elif precision is CALIBRATED and error is not None:
                 excuse = "inside the net, numbers leave the range that was calibrated"
+            padding = _padding_problems(found, reference, name, scale, precision)
+            problems += padding
             if excuse:
                 notes += [f"{each}: {excuse}" for each in wrong]
             else:
-                problems += wrong
+                problems += [] if padding else wrong  # the reason is found
                 errors[name] = error
-            problems += _padding_problems(found, reference, name, scale, precision)
     return Judgement(problems, notes, errors)
 
 
