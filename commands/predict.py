@@ -25,6 +25,7 @@ sys.path.insert(0, str(PROJECT / "stages"))
 
 from shared.execution.runtimes import Floats, Lengths, Runtime, open_runtime  # noqa: E402 - after the path to it
 from shared.stage import StageError, one_line, run  # noqa: E402
+from shared.text import printable  # noqa: E402
 
 import numpy as np  # noqa: E402
 from tabulate import tabulate  # noqa: E402
@@ -165,7 +166,8 @@ def print_table(answers: Iterable[dict[str, Any]], classes: list[str]) -> None:
     """A line for each sequence: its class, and the probability of each."""
     rows = [[answer["class"], *(f"{share:.2%}" for share in answer["probabilities"].values())] for answer in answers]
     alignment = ("left", *["right"] * len(classes))
-    print(tabulate([["class", *classes], *rows], tablefmt="plain", disable_numparse=True, colalign=alignment))
+    lines = [list(map(printable, row)) for row in (["class", *classes], *rows)]
+    print(tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=alignment))
 
 
 def main() -> None:
