@@ -6,6 +6,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+SWEEPING := $(VENV)/installed-sweep
 # DVC runs `python ...`: let that be this environment's. Paths are relative, for a checkout with a space in its path.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := stages commands examples tests
@@ -61,6 +62,12 @@ bench-scale: $(INSTALLED)  ## Measure time and memory of every stage at 10,000 t
 fuzz: $(INSTALLED)  ## Damage what the last run wrote, 12,000 times, and read it: only clean errors are allowed
 	@$(RUN) python commands/fuzz.py
 
+sweep: $(SWEEPING)  ## Search parameters, each trial a DVC experiment: SPACE=sweeps/learning_rate.yaml
+	@$(RUN) python commands/sweep.py $(SPACE) $(OPTIONS)
+
+bench-sweep: $(SWEEPING)  ## Measure sweeps: trials a minute beside DVC's own queue, and what early answers save
+	@$(RUN) python commands/bench_sweep.py
+
 apple-tests: $(INSTALLED)  ## Run Apple's own tests against our Core ML evaluator (about a quarter of an hour)
 	@$(RUN) python tests/apple_tests/run.py --suite all --jobs 2 --report docs/coreml_coverage.md
 
@@ -101,3 +108,8 @@ $(INSTALLED): requirements.txt constraints.txt $(LOCKED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
 	@touch $(INSTALLED)
 	@for file in $^; do if [ "$$file" -nt $(INSTALLED) ]; then touch -r "$$file" $(INSTALLED); fi; done  # a clock set back
+
+# What a sweep needs beside the rest; the pipeline does without.
+$(SWEEPING): $(INSTALLED) requirements-sweep.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-sweep.txt -c constraints.txt
+	@touch $(SWEEPING)

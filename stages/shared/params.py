@@ -81,7 +81,7 @@ def read_params(section: str, model: type[Params]) -> Params:
     try:
         return model.model_validate(sections[section])
     except ValidationError as error:
-        messages = [_explain(section, detail, model) for detail in error.errors()]
+        messages = [explain(section, detail, model) for detail in error.errors()]
         raise StageError(f"{PARAMS_FILE}: " + "; ".join(messages)) from None
 
 
@@ -140,7 +140,7 @@ def _parse(text: str) -> Any:
     return content
 
 
-def _explain(section: str, detail: Any, model: type[StageParams]) -> str:
+def explain(section: str, detail: Any, model: type[StageParams]) -> str:
     """Turn one of pydantic's findings into words: key, what was found, what is allowed."""
     location = [shortened(str(part)) for part in detail["loc"]]
     key = ".".join([section, *location])
