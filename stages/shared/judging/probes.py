@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.execution.predictions import Prediction
 from shared.judging.parity import Scale
-from shared.judging.precision import CALIBRATED, FLOAT16, FLOAT32, Precision, bound
+from shared.judging.precision import CALIBRATED, FLOAT16, FLOAT32, INT8, Precision, bound
 from shared.stage import rounded
 
 import numpy as np
@@ -90,6 +90,8 @@ def judge_file(found: Prediction, reference: Prediction, scale: Scale, precision
             excuse = None
             if name == "edge" and precision is FLOAT16:
                 excuse = "inside the net, numbers leave the range of float16"
+            elif name == "edge" and precision is INT8 and error is not None:
+                excuse = "inside the net, 8 bits cannot tell numbers of so wide a range"
             elif precision is CALIBRATED and error is not None:
                 excuse = "inside the net, numbers leave the range that was calibrated"
             padding = _padding_problems(found, reference, name, scale, precision)

@@ -24,6 +24,8 @@ EXACTLY_HALF_A_STEP = 0.5 * (1 + 1e-3)  # what is exactly between two steps may 
 LEVELS_SLACK = 1 - 2e-3  # a scale is rounded itself
 MASK_SLACK = 0.01  # of the weights: how far a mask may be from the share in the variant's name
 
+FOLDED_SHARE = 0.1  # of a tensor's values: more that are others were computed with; fewer were damaged
+
 WORD = re.compile(r"(fp|int|palette|sparse)(\d+)")
 
 
@@ -243,7 +245,7 @@ class Verdict:
     Attributes:
         problems: In words, each with the name of a weight.
         figures: `tensors`: how many the source has; `stored_as_named`: how many of them this file stores in the form
-            that the variant's name says; for the float32 file `folded`: the checkpoint's tensors of which no value is
+            that the variant's name says; for the float32 file `folded`: the checkpoint's tensors whose values are not
             in the file, since the exporter computed with them: what they became the graph's check judges.
     """
 
@@ -276,8 +278,8 @@ def judge_export(found: list[Stored], checkpoint: Mapping[str, NDArray[np.float3
     Args:
         found: The weights of the file.
         checkpoint: Parameters and buffers by name.
-        computes: Whether the file computes PyTorch's logits. Then a tensor of which hardly a value is there was folded
-            into another (as a batch normalisation is into a convolution); else it is missing.
+        computes: Whether the file computes PyTorch's logits. Then a tensor of which many values are not there was
+            folded into another (as a batch normalisation is into a convolution); else it is missing.
     """
     problems = [f"weights: {stored.name} is stored as {stored.form}" for stored in found if stored.form != "float32"]
     values = [stored.values.ravel().astype(np.float32) for stored in found]
@@ -292,8 +294,7 @@ def judge_export(found: list[Stored], checkpoint: Mapping[str, NDArray[np.float3
                 absent &= ~np.isin(np.float32(1) / tensor, there)
         if not absent.any():
             continue
-        present = int(((tensor != 0) & ~absent).sum())
-        if present * 2 < tensor.size and computes:
+        if computes and absent.mean() > FOLDED_SHARE:
             folded.append(name)
             continue
         place = [int(at[0]) for at in np.nonzero(absent)]
