@@ -390,9 +390,7 @@ def find_targets(run: Path, folder: Path) -> Iterator[Target]:
 
     inputs = folder / "inputs.npz"
     np.savez(inputs, sequence=np.zeros((2, 3), np.float32))
-    yield Target(
-        "inputs (.npz)", inputs, "", damage_archive, lambda path: [a.tobytes() for a in read_arrays(path).values()]
-    )
+    yield Target("inputs", inputs, "", damage_archive, lambda path: [a.tobytes() for a in read_arrays(path).values()])
 
 
 def plan(targets: Iterable[Target], count: int, seed: int) -> list[Mutant]:
@@ -531,10 +529,7 @@ def main(arguments: list[str] | None = None) -> int:
             with contextlib.redirect_stderr(io.StringIO()):
                 targets = list(find_targets(args.run, Path(folder)))
         except (StageError, OSError) as error:
-            print(
-                f"fuzz: error: {one_line(error)}; `dvc repro` or `dvc pull` brings what is to be damaged",
-                file=sys.stderr,
-            )
+            print(f"fuzz: error: {one_line(error)} (what is damaged is what `dvc repro` has written)", file=sys.stderr)
             return 1
         mutants = plan(targets, args.mutants, args.seed)
         if args.only:
