@@ -19,7 +19,7 @@ from typing import Any
 from shared.conversion.canonical import canonicalize_mlpackage
 from shared.conversion.compression import check_compressed
 from shared.execution.one_row import run_one_row
-from shared.files.artifacts import precision_of
+from shared.files.artifacts import is_left_out, precision_of, write_left_out
 from shared.files.inspection import inspect_file
 from shared.files.mlpackage import model_file, read_model
 from shared.files.quiet import import_coremltools
@@ -145,6 +145,9 @@ def main() -> None:
         steps = parse_variant(variant)
     except ValueError as error:
         raise StageError(f"{args.compressed}: {error}") from None
+    if is_left_out(args.package):
+        write_left_out(args.compressed)
+        return
     try:
         model = compress(args.package, steps, params.smallest_tensor)
     except (StageError, OSError, MemoryError):

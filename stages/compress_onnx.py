@@ -24,7 +24,7 @@ from shared.conversion.canonical import canonical_onnx
 from shared.conversion.compression import check_compressed
 from shared.data.sequences import Prepared
 from shared.execution.one_row import run_one_row
-from shared.files.artifacts import precision_of
+from shared.files.artifacts import is_left_out, precision_of, write_left_out
 from shared.files.inspection import inspect_file
 from shared.params import Count, StageParams, closest, read_params
 from shared.stage import StageError, one_line, parse_args, replacing, run
@@ -144,6 +144,7 @@ def dynamic_integers(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         StageError: An LSTM was left out.
     """
+    _give_own_weights(model.graph)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         quantize_dynamic(
@@ -159,6 +160,20 @@ def dynamic_integers(model: onnx.ModelProto) -> onnx.ModelProto:
     if left := sum(node.op_type == "LSTM" for node in result.graph.node):
         raise StageError(f"int8: {left} LSTM nodes were left in float32; export with the lean graph")
     return integer_weights(result)
+
+
+def _give_own_weights(graph: onnx.GraphProto) -> None:
+    """Copy the weights of an LSTM that is applied twice: the toolkit knows how to replace those of one node alone."""
+    tensors, taken = {tensor.name: tensor for tensor in graph.initializer}, set()
+    for number, node in enumerate(graph.node):
+        for index in (1, 2) if node.op_type == "LSTM" else ():
+            name = node.input[index]
+            if name in taken and name in tensors:
+                node.input[index] = f"{name}_{number}"
+                graph.initializer.append(
+                    numpy_helper.from_array(numpy_helper.to_array(tensors[name]), node.input[index])
+                )
+            taken.add(name)
 
 
 def _products_with_vectors(graph: onnx.GraphProto) -> Iterator[str]:
@@ -325,6 +340,9 @@ def main() -> None:
         raise StageError(
             f"{args.compressed}: unknown variant {variant!r}{closest(variant, RECIPES)}; known: {', '.join(RECIPES)}"
         )
+    if is_left_out(args.onnx):
+        write_left_out(args.compressed)
+        return
     recipe = RECIPES[variant]
     try:
         content = compress(args.onnx.read_bytes(), recipe, Prepared(args.prepared), params)

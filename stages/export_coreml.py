@@ -17,6 +17,7 @@ from shared.conversion.export import (
 )
 from shared.conversion.failures import Unsupported, explained, refuse_known
 from shared.conversion.rewriting import Rewriting
+from shared.files.artifacts import write_left_out
 from shared.files.quiet import import_coremltools
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, load_checkpoint
 from shared.params import Count, StageParams, read_params
@@ -202,6 +203,9 @@ def main() -> None:
     params = read_params("export_coreml", Params)
     checkpoint = load_checkpoint(args.checkpoint)
     for precision in precisions:
+        if "coreml" not in names.formats:
+            write_left_out(getattr(args, precision))
+            continue
         save(export_coreml(checkpoint, names, params, precision), getattr(args, precision))
 
 

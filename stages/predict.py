@@ -19,7 +19,7 @@ from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.isolation import START_METHOD, Limits, MachineError, call_apart, for_each, still_working
 from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of, reads
 from shared.execution.runtimes import Floats, PyTorchRuntime, Runtime, import_runtimes, open_runtime
-from shared.files.artifacts import discard_unlisted, find_artifacts
+from shared.files.artifacts import discard_unlisted, find_artifacts, is_left_out
 from shared.params import Count, StageParams, read_params
 from shared.stage import StageError, machine_fault, one_line, parse_args, remove, replacing, rounded, run, write_json
 
@@ -198,7 +198,7 @@ def main() -> None:
     data = Prepared(args.prepared)
     discard_unlisted(args.models)
     artifacts = find_artifacts(args.models)
-    if not artifacts:
+    if not artifacts and not any(is_left_out(path) for path in args.models.iterdir()):
         raise StageError(f"{args.models}: no exported file in this folder")
     if START_METHOD == "fork":
         import_runtimes(list(artifacts.values()))

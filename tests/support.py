@@ -138,6 +138,7 @@ def classifier(
 
 
 EXPORT_NAMES = ExportParams(
+    formats=["onnx", "coreml"],
     input_name="samples",
     lengths_name="steps",
     output_name="scores",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,16 @@ def test_what_one_clone_pushes_another_pulls(reproduced: Project) -> None:
     for path in clone.hashes():
         assert contents(clone.folder / path) == contents(reproduced.folder / path)
     assert clone.repro() == []
+
+
+def test_a_format_that_is_left_out_takes_nothing_of_the_rest_with_it(make_project: Callable[[str], Project]) -> None:
+    """Its stages write notes, which no other stage takes for models."""
+    project = make_project("project")
+    project.set("export.formats", ["onnx"])
+    assert {"export_coreml", "predict@coreml", "evaluate", "verify", "benchmark", "report"} <= set(project.repro())
+    for figures in ("evaluate", "verify", "size"):
+        assert "coreml" not in read_json(project.folder / "metrics" / f"{figures}.json")
+    assert set(read_json(project.folder / "metrics" / "verify.json")["onnx"]) == set(ONNX)
+    note = (project.folder / "models" / "coreml" / "classifier-fp32.mlpackage" / "left_out.txt").read_text()
+    assert note == "This format is left out: export.formats in params.yaml names those that are written.\n"
+    assert project.repro() == []

@@ -1,7 +1,7 @@
 """What both exporters ask for, and what every exported file says of itself: names, axes, classes, training figures."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from shared.params import StageParams
 from shared.stage import StageError
@@ -20,6 +20,7 @@ TRACED_BATCH, TRACED_TIME = 3, 7  # no sizes that an axis could also have by acc
 class ExportParams(StageParams):
     """Section `export`: shared by both exporters, so that their files agree."""
 
+    formats: list[Literal["onnx", "coreml"]] = Field(min_length=1)
     input_name: str = Field(pattern=IDENTIFIER)
     lengths_name: str = Field(pattern=IDENTIFIER)
     output_name: str = Field(pattern=IDENTIFIER)

@@ -95,9 +95,10 @@ def in_one_line(error: Exception, logged: str, net: "nn.Module", file_format: st
     operation, module, instead = _located(errors, logged, net)
     instead = instead or next((words for part, words in INSTEAD.items() if part in (operation or "")), None)
     reason = COLOUR.sub("", one_line(errors[-1]))[:LONGEST_REASON]
+    title, others = FORMATS[file_format], ", ".join(other for other in FORMATS if other != file_format)
     return (
-        f"{FORMATS[file_format]} cannot carry {operation or 'an operation'} of {module}: {reason}; "
-        f"instead: {instead or 'other operations of torch'}; or leave the format out (docs/nets.md)"
+        f"{title} cannot carry {operation or 'an operation'} of {module}: {reason}; "
+        f"instead: {instead or 'other operations of torch'}; or leave {title} out: export.formats: [{others}]"
     )
 
 

@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from shared.stage import StageError, read_json, remove, write_json
+from shared.stage import StageError, read_json, remove, replacing, write_json
 
 SUFFIXES = {"pytorch": ".pt", "onnx": ".onnx", "coreml": ".mlpackage"}
 REFERENCE = ("pytorch", "fp32")
 LIST = "variants.json"
+LEFT_OUT = "This format is left out: export.formats in params.yaml names those that are written.\n"
 COMPRESSED = {
     ".onnx": re.compile(r"fp16|int8|int8_weights|int8_static"),
     ".mlpackage": re.compile(r"(sparse\d+_)?(sparse|palette|int)\d+"),
@@ -27,9 +28,29 @@ COMPRESSED = {
 def find_artifacts(folder: Path) -> dict[str, Path]:
     """Every file of a known format in a folder, by precision, sorted: a file without one in its name is fp32."""
     files = sorted(
-        path for path in folder.iterdir() if path.suffix in SUFFIXES.values() and not path.name.startswith(".")
+        path
+        for path in folder.iterdir()
+        if path.suffix in SUFFIXES.values() and not path.name.startswith(".") and not is_left_out(path)
     )
     return {precision_of(path): path for path in files}
+
+
+def write_left_out(path: Path) -> None:
+    """Write a note in place of a file whose format is left out: DVC wants every output to be there."""
+    with replacing(path) as beside:
+        if path.suffix == SUFFIXES["coreml"]:
+            beside.mkdir()
+        _note_in(beside).write_text(LEFT_OUT)
+
+
+def is_left_out(path: Path) -> bool:
+    """Whether a file of a format is such a note, and no model."""
+    note = _note_in(path)
+    return note.is_file() and note.stat().st_size == len(LEFT_OUT) and note.read_bytes() == LEFT_OUT.encode()
+
+
+def _note_in(path: Path) -> Path:
+    return path / "left_out.txt" if path.is_dir() else path
 
 
 def precision_of(path: Path) -> str:

@@ -39,6 +39,7 @@ COREML = export_coreml.Params(deployment_target="iOS17", default_batch=1, larges
 
 def names(dynamic_time: bool) -> ExportParams:
     return ExportParams(
+        formats=["onnx", "coreml"],
         input_name="samples",
         lengths_name="steps",
         output_name="scores",
