@@ -1,7 +1,7 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format browser web demo example bench bench-scale fuzz apple-tests lock clean
+.PHONY: help repro test lint format browser web demo example bench bench-scale fuzz sweep bench-sweep apple-tests lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -73,9 +73,6 @@ def make_project(folder: Path) -> None:
     params = yaml.load(folder / "params.yaml")
     for section, values in SMALL.items():
         params[section] |= values
-    for file_format, variants in params["verify"]["tolerance"].items():
-        kept = {"fp32", "fp16"} if file_format == "coreml" else {"fp32"}
-        params["verify"]["tolerance"][file_format] = {name: each for name, each in variants.items() if name in kept}
     yaml.default_flow_style = False
     yaml.dump(params, folder / "params.yaml")
     run(folder, "git", "init", "--quiet")
