@@ -48,8 +48,6 @@ def cluster(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_health_check_period_ms": "500",
-        "RAY_health_check_failure_threshold": "4",
     }
     address = f"127.0.0.1:{free_port()}"
     ray = shutil.which("ray", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
