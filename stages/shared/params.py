@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from shared.stage import StageError, one_line, read_bytes
+from shared.stage import LONGEST_MESSAGE, StageError, one_line, read_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from ruamel.yaml import YAML
@@ -18,6 +18,7 @@ PARAMS_FILE = Path("params.yaml")
 
 MOST_BYTES = 1_000_000
 MOST_SHOWN = 80  # characters of a value in a message
+MOST_PROBLEMS = 5  # in one message
 MOST_NESTED = 100
 MOST_VALUES = 100_000
 """Of params.yaml with all aliases written out: a file of some lines can stand for billions of values."""
@@ -81,8 +82,10 @@ def read_params(section: str, model: type[Params]) -> Params:
     try:
         return model.model_validate(sections[section])
     except ValidationError as error:
-        messages = [explain(section, detail, model) for detail in error.errors()]
-        raise StageError(f"{PARAMS_FILE}: " + "; ".join(messages)) from None
+        found = error.errors(include_url=False)
+        messages = [explain(section, detail, model) for detail in found[:MOST_PROBLEMS]]
+        rest = [f"and {len(found) - MOST_PROBLEMS} more"] if len(found) > MOST_PROBLEMS else []
+        raise StageError(f"{PARAMS_FILE}: " + "; ".join(messages + rest)) from None
 
 
 def read_sections() -> dict[str, dict[str, Any]]:
@@ -156,7 +159,7 @@ def explain(section: str, detail: Any, model: type[StageParams]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "literal_error":
         message += closest(str(detail["input"]), re.findall("'(.*?)'", detail["ctx"]["expected"]))
-    return f"{key} = {shown(detail['input'])}: {message[0].lower()}{message[1:]}"
+    return f"{key} = {shown(detail['input'])}: {shortened(message[0].lower() + message[1:], LONGEST_MESSAGE)}"
 
 
 def shown(value: Any) -> str:
@@ -167,9 +170,9 @@ def shown(value: Any) -> str:
     return short.repr(value)
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
     """The beginning of a long text."""
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def closest(name: str, names: Iterable[Any] | None) -> str:

@@ -8,7 +8,7 @@ from shared.params import Count, Size, StageParams, read_params
 from shared.stage import StageError
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 
 class Params(StageParams):
@@ -151,3 +151,30 @@ def test_a_key_of_a_listed_item_is_compared_with_the_item_s_keys(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StageError, match=r"sice \(did you mean 'size'\?\); allowed: name, size"):
         read_params("section", Listed)
+
+
+def test_however_much_is_wrong_the_line_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lists(StageParams):
+        sizes: list[Count]
+
+    (tmp_path / "params.yaml").write_text(f"section: {{sizes: [{', '.join(['null'] * 3_000)}]}}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match=r"section\.sizes\.0 = None: .* and 2995 more$") as error:
+        read_params("section", Lists)
+    assert len(str(error.value)) < 500
+
+
+def test_a_long_value_that_a_check_quotes_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Named(StageParams):
+        name: str
+
+        @field_validator("name")
+        @classmethod
+        def _known(cls, name: str) -> str:
+            raise ValueError(f"unknown name {name}")
+
+    (tmp_path / "params.yaml").write_text(f"section: {{name: {'x' * 100_000}}}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError) as error:
+        read_params("section", Named)
+    assert len(str(error.value)) < 1_000
