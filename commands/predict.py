@@ -13,7 +13,6 @@ differ in length, a row may be shorter, or its last cells empty.
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ sys.path.insert(0, str(PROJECT / "stages"))
 
 from shared.execution.runtimes import Floats, Lengths, Runtime, open_runtime  # noqa: E402 - after the path to it
 from shared.stage import StageError, one_line, run  # noqa: E402
-from shared.text import printable  # noqa: E402
+from shared.text import printable, printable_json  # noqa: E402
 
 import numpy as np  # noqa: E402
 from tabulate import tabulate  # noqa: E402
@@ -200,7 +199,7 @@ def main() -> None:
         answers = predict(rows, runtime)
         if args.json:
             for answer in answers:
-                print(json.dumps(answer, ensure_ascii=False))
+                print(printable_json(answer))
         else:
             print_table(answers, runtime.interface.classes)
 

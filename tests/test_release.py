@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,83 @@ def test_a_folder_that_is_no_bundle(bundle: Path) -> None:
     ran = check(bundle)
     assert ran.returncode == 2
     assert "not a whole bundle" in ran.stderr
+
+
+def damage_json(name: str, content: bytes | str) -> Any:
+    def damage(bundle: Path) -> None:
+        (bundle / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return damage
+
+
+def in_place(name: str, make: Any) -> Any:
+    def damage(bundle: Path) -> None:
+        (bundle / name).unlink()
+        make(bundle / name)
+
+    return damage
+
+
+def with_arrays(change: Any) -> Any:
+    def damage(bundle: Path) -> None:
+        arrays = dict(np.load(bundle / "golden.npz"))
+        change(arrays)
+        np.savez(bundle / "golden.npz", **arrays)
+
+    return damage
+
+
+def each_of(beginning: str, change: Any) -> Any:
+    return lambda arrays: arrays.update({k: change(v) for k, v in arrays.items() if k.startswith(beginning)})
+
+
+def huge(path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(20 * 10**9)
+
+
+def bomb(path: Path) -> None:
+    np.savez_compressed(path, sequences=np.zeros((10**4, 100, 100), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "said"),
+    [
+        (damage_json("release.json", "[" * 100_000), 2, "not a whole bundle: release.json: "),
+        (damage_json("release.json", b"\xff\xfe"), 2, "not a whole bundle: release.json: "),
+        (damage_json("release.json", "5"), 2, "holds no object"),
+        (damage_json("release.json", "{}"), 2, "names no models"),
+        (damage_json("release.json", '{"models": ["a"]}'), 2, "names no models"),
+        (damage_json("release.json", '{"models": {"../x.onnx": {"tolerance": 1e-3}}}'), 1, "no such model"),
+        (damage_json("release.json", '{"models": {"/etc/passwd": {"tolerance": 1e-3}}}'), 1, "no such model"),
+        (damage_json("release.json", '{"models": {"a\\u202e\\ud800.onnx": 5}}'), 1, r"a\u202e\ud800.onnx"),
+        (damage_json("SHA256SUMS", f"{'0' * 64}  ../../secret\n"), 1, "../../secret: missing"),
+        (damage_json("SHA256SUMS", f"{'0' * 64}  {'n' * 300}\n"), 1, "nnn: missing"),
+        (damage_json("SHA256SUMS", b"\xff\x00  \x1b[2J\x00\n"), 1, r"\x1b[2J\x00: missing"),
+        (damage_json("golden.npz", b"PK\x03\x04"), 2, "not a whole bundle: golden.npz: "),
+        (in_place("golden.npz", bomb), 2, "would unpack to"),
+        (in_place("golden.npz", os.mkfifo), 2, "golden.npz: no such file in it"),
+        (in_place("release.json", os.mkfifo), 2, "release.json: no such file in it"),
+        (in_place("release.json", huge), 2, "release.json: larger than any file"),
+        (in_place("SHA256SUMS", Path.mkdir), 2, "SHA256SUMS: no such file in it"),
+        (in_place("labels.json", os.mkfifo), 1, "labels.json: missing"),
+        (in_place("labels.json", lambda path: path.symlink_to("/etc/passwd")), 1, "labels.json: missing"),
+        (damage_json("added", "x"), 1, "added: not listed"),
+        (with_arrays(lambda arrays: arrays.update(lengths=np.zeros(0, np.int32))), 2, "0 lengths"),
+        (with_arrays(each_of("", lambda array: array[:0])), 2, "one at least"),
+        (with_arrays(lambda arrays: arrays.pop("sequences")), 2, "no sequences of 3 axes"),
+        (with_arrays(each_of("logits/", lambda array: array * np.nan)), 1, "error inf"),
+    ],
+)  # fmt: skip
+def test_a_damaged_bundle_is_no_pass_and_one_line(bundle: Path, damage: Any, code: int, said: str) -> None:
+    damage(bundle)
+    ran = subprocess.run(
+        [sys.executable, str(bundle / "verify.py")], cwd=bundle.parent, env=clean_environment(), timeout=60,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == code
+    assert said in (ran.stderr if code == 2 else ran.stdout)
+    assert "Traceback" not in ran.stderr
 
 
 def test_where_nothing_is_fit_to_ship_the_bundle_says_so(workspace: Workspace, bundle: Path) -> None:

@@ -1,7 +1,9 @@
 """Text from outside (names in a table, a model or a path) as it may be shown: it steers nothing that shows it."""
 
+import json
 import re
 import unicodedata
+from typing import Any
 
 STEERING = {
     "Cc",  # control characters: a terminal's escapes, tabs, line breaks
@@ -23,6 +25,14 @@ def printable(text: str) -> str:
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in STEERING else character
         for character in text
+    )
+
+
+def printable_json(data: Any) -> str:
+    r"""JSON on one line, equal in content, that steers nothing: what acts is written `\u202e`, as JSON escapes it."""
+    return "".join(
+        json.dumps(character)[1:-1] if unicodedata.category(character) in STEERING else character
+        for character in json.dumps(data, ensure_ascii=False)
     )
 
 

@@ -1,6 +1,8 @@
 """Text from outside, as a terminal, a page and a spreadsheet get it."""
 
-from shared.text import as_cell, printable
+import json
+
+from shared.text import as_cell, printable, printable_json
 
 import pytest
 
@@ -49,3 +51,14 @@ def test_what_acts_instead_of_being_seen_is_escaped(text: str, shown: str) -> No
 )
 def test_a_spreadsheet_computes_nothing(text: str, cell: str) -> None:
     assert as_cell(text) == cell
+
+
+@pytest.mark.parametrize(
+    "name", ["walk", "Größe 歩く 🚶", "\x1b[2J\x9b2J\x7f", "a\u202e\u2028b", "tag\U000e0041", "half\ud800"]
+)
+def test_json_is_equal_in_content_and_steers_nothing(name: str) -> None:
+    written = printable_json({name: [name, 0.5]})
+    assert json.loads(written) == {name: [name, 0.5]}
+    assert printable(written) == written
+    written.encode()
+    assert name in written or name != printable(name)

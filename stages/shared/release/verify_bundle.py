@@ -3,17 +3,19 @@
     python verify.py [FOLDER]
 
 Every file must have the hash that SHA256SUMS says, and every model must give the golden vectors' logits within its
-tolerance. A model that cannot be run here is named, and is no pass. Exit code: 0 all that can be run here is right,
-1 something is wrong, 2 nothing could be checked.
+tolerance. A model that cannot be run here is named, and is no pass. Nothing outside the folder is read, whatever its
+files say. Exit code: 0 all that can be run here is right, 1 something is wrong, 2 nothing could be checked.
 """
 
 import argparse
 import hashlib
 import json
 import platform
+import signal
 import sys
+import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,63 @@ Run = Callable[[dict[str, Any]], Any]
 """Inputs by name, of a batch of one -> its logits, (1, classes)."""
 
 
+LARGEST_FILE = 2**31 - 1
+"""Bytes: no file of a bundle can be larger."""
+
+
 class CannotRunError(Exception):
     """Why a model cannot be run on this machine."""
+
+
+class DamagedError(Exception):
+    """Why this is no whole bundle."""
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would obey and not show, as Python writes it: `\x1b`, `\u202e`."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def say(text: str) -> None:
+    """Print one line."""
+    print(printable(text)[:2000])
+
+
+def is_file(folder: Path, name: str) -> bool:
+    """Whether the bundle has a regular file of that name inside it: no link, pipe or device, nothing outside."""
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts or any(len(part) > 255 for part in parts) or "\0" in name:
+        return False
+    steps = [folder.joinpath(*parts[: count + 1]) for count in range(len(parts))]
+    return not any(step.is_symlink() for step in steps) and steps[-1].is_file()
+
+
+def read(folder: Path, name: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        DamagedError: There is none, or it is larger than any can be.
+    """
+    if not is_file(folder, name):
+        raise DamagedError(f"{name}: no such file in it")
+    if (folder / name).stat().st_size > LARGEST_FILE:
+        raise DamagedError(f"{name}: larger than any file of a bundle")
+    return (folder / name).read_bytes()
+
+
+def read_object(folder: Path, name: str) -> dict[str, Any]:
+    """The content of a JSON file that holds an object.
+
+    Raises:
+        DamagedError: It does not.
+    """
+    try:
+        content = json.loads(read(folder, name))
+    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are not UTF-8
+        raise DamagedError(f"{name}: {error}") from None
+    if not isinstance(content, dict):
+        raise DamagedError(f"{name}: holds no object")
+    return content
 
 
 def open_onnx(path: Path, output: str) -> Run:
@@ -57,22 +114,63 @@ def check_sums(folder: Path) -> list[str]:
     """What is wrong with the files: missing, changed, or not listed."""
     problems = []
     listed = {}
-    for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+    for line in read(folder, "SHA256SUMS").decode(errors="backslashreplace").splitlines():
         digest, _, name = line.partition("  ")
         listed[name] = digest
     for name, digest in listed.items():
-        file = folder / name
-        if not file.is_file():
+        if not is_file(folder, name):
             problems.append(f"{name}: missing")
-        elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        elif hash_of(folder / name) != digest:
             problems.append(f"{name}: not the file that was released")
     ignored = {"SHA256SUMS", "SHA256SUMS.sig"}
-    found = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    found = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
     problems += [f"{name}: not listed in SHA256SUMS" for name in sorted(found - listed.keys() - ignored)]
     return problems
 
 
-def largest_error(run: Run, signature: dict[str, Any], vectors: Any, logits: Any) -> float:
+def hash_of(file: Path) -> str:
+    """The SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_vectors(folder: Path) -> dict[str, Any]:
+    """The golden vectors: arrays by name, of which none is ever unpickled.
+
+    Raises:
+        DamagedError: There are none, or they are not arrays of numbers of one length.
+    """
+    name = "golden.npz"
+    if not is_file(folder, name):
+        raise DamagedError(f"{name}: no such file in it")
+    size = (folder / name).stat().st_size
+    try:
+        with zipfile.ZipFile(folder / name) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > min(size, LARGEST_FILE):
+            raise DamagedError(f"{name}: {size} bytes that would unpack to {unpacked}")
+        with np.load(folder / name, allow_pickle=False) as archive:
+            vectors = dict(archive)
+    except DamagedError:
+        raise
+    except Exception as error:  # what a library raises has no common base
+        raise DamagedError(f"{name}: {error or type(error).__name__}") from None
+    kinds = {"sequences": 3, "lengths": 1} | {each: 2 for each in vectors if each.startswith("logits/")}
+    for each, axes in kinds.items():
+        array = vectors.get(each)
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fi" or array.ndim != axes:
+            raise DamagedError(f"{name}: no {each} of {axes} axes of numbers")
+        if not len(array) or len(array) != len(vectors["sequences"]):
+            raise DamagedError(f"{name}: {len(array)} {each}; every vector has one, and there is one at least")
+    return vectors
+
+
+def largest_error(run: Run, signature: dict[str, Any], vectors: dict[str, Any], logits: Any) -> float:
     """The largest difference from the golden logits, as a share of their largest: infinite if one is not finite."""
     names = [tensor["name"] for tensor in signature["inputs"]]
     worst = 0.0
@@ -80,18 +178,29 @@ def largest_error(run: Run, signature: dict[str, Any], vectors: Any, logits: Any
     for sequence, length, expected in zip(vectors["sequences"], vectors["lengths"], logits, strict=True):
         inputs = dict(zip(names, (sequence[None], np.array([length], np.int32)), strict=False))
         found = np.asarray(run(inputs))[0]
+        if found.shape != expected.shape:
+            raise ValueError(f"gives {found.shape[0] if found.ndim else 1} logits; expected {len(expected)}")
         error = float(np.abs(found.astype(np.float64) - expected).max()) / scale
-        worst = max(worst, error if np.isfinite(found).all() else float("inf"))
+        worst = max(worst, error if np.isfinite(error) else float("inf"))
     return worst
 
 
-def check_model(folder: Path, name: str, release: dict[str, Any], vectors: Any) -> tuple[str, float]:
-    """Run one model on every golden vector: the verdict in words, and the largest error."""
-    signature = json.loads((folder / "signature.json").read_text(encoding="utf-8"))[name]
-    path = folder / name
+def check_model(folder: Path, name: str, model: dict[str, Any], vectors: dict[str, Any]) -> tuple[str, bool]:
+    """Run one model on every golden vector: the verdict in words, and whether it is right.
+
+    Raises:
+        CannotRunError: This machine cannot run it.
+    """
+    path, tolerance = folder / name, float(model["tolerance"])
+    present = path.is_dir() and not path.is_symlink() if path.suffix == ".mlpackage" else is_file(folder, name)
+    if PurePosixPath(name).name != name or path.suffix not in OPENERS or not present:
+        raise DamagedError("no such model in the bundle")
+    signature = read_object(folder, "signature.json")[name]
     run = OPENERS[path.suffix](path, signature["outputs"][0]["name"])
     error = largest_error(run, signature, vectors, vectors[f"logits/{name}"])
-    return ("right" if error <= release["models"][name]["tolerance"] else "WRONG"), error
+    right = error <= tolerance < 1
+    verdict = "right" if right else "WRONG"
+    return f"{verdict}: error {error:.1e}, allowed {tolerance:.0e}, {len(vectors['lengths'])} vectors", right
 
 
 def main() -> int:
@@ -101,29 +210,31 @@ def main() -> int:
     folder = parser.parse_args().folder
     try:
         problems = check_sums(folder)
-        release = json.loads((folder / "release.json").read_text(encoding="utf-8"))
-        vectors = np.load(folder / "golden.npz", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        print(f"verify: error: {folder}: not a whole bundle: {error}", file=sys.stderr)
+        models = read_object(folder, "release.json").get("models")
+        if not isinstance(models, dict):
+            raise DamagedError("release.json: names no models")
+        vectors = read_vectors(folder) if models else {}
+    except (DamagedError, OSError, MemoryError) as error:
+        print(f"verify: error: {printable(f'{folder}: not a whole bundle: {error}')[:2000]}", file=sys.stderr)
         return 2
-    print(f"{'files':<36} {'right' if not problems else 'WRONG'}")
+    say(f"{'files':<36} {'right' if not problems else 'WRONG'}")
     for problem in problems:
-        print(f"  {problem}")
+        say(f"  {problem}")
     checked, wrong = 0, bool(problems)
-    for name, model in release["models"].items():
+    for name, model in models.items():
         try:
-            verdict, largest = check_model(folder, name, release, vectors)
+            verdict, right = check_model(folder, name, model, vectors)
         except CannotRunError as reason:
-            print(f"{name:<36} not run: {reason}")
+            say(f"{name:<36} not run: {reason}")
             continue
         except Exception as failure:  # whatever a runtime raises, the model did not run
-            print(f"{name:<36} WRONG: {' '.join(str(failure).split())}")
+            kind = f"{type(failure).__name__}: " if isinstance(failure, LookupError | TypeError) else ""
+            say(f"{name:<36} WRONG: {kind}{' '.join(str(failure).split())}")
             wrong = True
             continue
-        allowed, count = model["tolerance"], len(vectors["lengths"])
-        print(f"{name:<36} {verdict}: error {largest:.1e}, allowed {allowed:.0e}, {count} vectors")
+        say(f"{name:<36} {verdict}")
         checked += 1
-        wrong |= verdict != "right"
+        wrong |= not right
     if wrong:
         return 1
     if not checked:
@@ -132,5 +243,12 @@ def main() -> int:
     return 0
 
 
+def interrupted(*_: object) -> None:
+    """End by one line."""
+    print("verify: interrupted", file=sys.stderr)
+    sys.exit(130)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, interrupted)
     sys.exit(main())
