@@ -260,7 +260,7 @@ class _Unfinished:
     The lock is the kernel's: it ends with the process, whatever ends it. What a killed run has left is deleted then.
 
     Raises:
-        StageError: Another process holds it, or it cannot be made.
+        StageError: Another process holds it, it cannot be made, or its place is taken by what is no file or folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -268,6 +268,8 @@ class _Unfinished:
         self.folder = path.with_name(f".{path.name}{UNFINISHED}")
         self._lock = self.folder / "lock"
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise StageError(f"{path}: found a pipe or a device where an output goes")
             while not self._hold():
                 pass
             self.clear()

@@ -403,3 +403,12 @@ def test_an_archive_that_unpacks_to_more_than_it_holds(tmp_path: Path) -> None:
     (tmp_path / "none").write_bytes(b"PK")
     with pytest.raises(ValueError, match="not a complete zip archive"):
         check_archive(tmp_path / "none")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(os.devnull)], ids=["pipe", "device"])
+def test_an_output_takes_no_pipe_s_or_device_s_place(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "out.csv"
+    make(path)
+    with pytest.raises(StageError, match=r"out\.csv: found a pipe or a device where an output goes"):
+        write_bytes(path, b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
