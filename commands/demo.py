@@ -15,7 +15,12 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "stages"))
 
-from shared.release.webpage import describe_run, read_sources, render  # noqa: E402 - after the path to it
+from shared import end_in_one_line  # noqa: E402 - after the path to it
+
+if __name__ == "__main__":
+    end_in_one_line()
+
+from shared.release.webpage import describe_run, read_sources, render  # noqa: E402
 from shared.stage import run, write_bytes  # noqa: E402
 
 HOST = "127.0.0.1"
@@ -48,6 +53,8 @@ def main() -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the page there instead of serving it")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free (default: 8000)")
     args = parser.parse_args()
+    if not 0 <= args.port < 2**16:
+        parser.error(f"--port {args.port}: expected 0 to 65535")
     page = render(read_sources(PROJECT / "web"), describe_run(Path()))
     if args.html:
         write_bytes(args.html, page)

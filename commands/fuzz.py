@@ -533,7 +533,11 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         mutants = plan(targets, args.mutants, args.seed)
         if args.only:
-            [mutant] = [one for one in plan(targets, 10**6, args.seed) if one.name == args.only]
+            mutant = next((one for one in plan(targets, 10**6, args.seed) if one.name == args.only), None)
+            if mutant is None:
+                borders = ", ".join(sorted({target.border for target in targets}))
+                print(f"fuzz: error: --only {args.only!r}: expected BORDER:NUMBER; borders: {borders}", file=sys.stderr)
+                return 1
             print(
                 mutant.target.pristine,
                 mutant.target.damaged,

@@ -1,5 +1,6 @@
 """Print the figures of the last run: a line for every model file."""
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -197,4 +198,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     run(main)

@@ -80,3 +80,14 @@ def test_a_library_that_is_missing_is_one_line(workspace: Workspace, tmp_path: P
     )  # fmt: skip
     assert ended.returncode == 1
     assert re.fullmatch(r"train: error: a library cannot be loaded: .*failed to map segment\n", ended.stderr)
+
+
+@pytest.mark.parametrize("name", ["predict", "demo", "show_metrics"])
+def test_commands_end_in_one_line_too(workspace: Workspace, tmp_path: Path, name: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WATCH.format(moment="numpy" if name != "show_metrics" else "pydantic"))
+    script = ROOT / "commands" / f"{name}.py"
+    ended = subprocess.run(
+        [sys.executable, script], cwd=workspace.folder, check=False, stdin=subprocess.DEVNULL,
+        env=clean_environment() | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (130, f"{name}: interrupted\n")

@@ -20,7 +20,6 @@ loaded, cost one line each: from here on, and so while the libraries are importe
 import atexit
 import functools
 import os
-import platform
 import resource
 import signal
 import sys
@@ -44,7 +43,7 @@ AVX2_KERNELS = {
 def has_avx2() -> bool:
     """Whether this is an x86-64 machine whose CPU has AVX2 (asked of Linux; no torch 2.13 exists for an Intel Mac)."""
     cpuinfo = Path("/proc/cpuinfo")
-    return platform.machine() == "x86_64" and cpuinfo.exists() and " avx2 " in cpuinfo.read_text()
+    return os.uname().machine == "x86_64" and cpuinfo.exists() and " avx2 " in cpuinfo.read_text()
 
 
 if has_avx2():

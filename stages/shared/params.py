@@ -82,10 +82,11 @@ def read_params(section: str, model: type[Params]) -> Params:
     try:
         return model.model_validate(sections[section])
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        messages = [explain(section, detail, model) for detail in found[:MOST_PROBLEMS]]
-        rest = [f"and {len(found) - MOST_PROBLEMS} more"] if len(found) > MOST_PROBLEMS else []
-        raise StageError(f"{PARAMS_FILE}: " + "; ".join(messages + rest)) from None
+        problems = error.errors(include_url=False)
+        messages = [explain(section, detail, model) for detail in problems[:MOST_PROBLEMS]]
+        if len(problems) > MOST_PROBLEMS:
+            messages.append(f"and {len(problems) - MOST_PROBLEMS} more")
+        raise StageError(f"{PARAMS_FILE}: " + "; ".join(messages)) from None
 
 
 def read_sections() -> dict[str, dict[str, Any]]:
