@@ -86,6 +86,7 @@ class Recipe:
 
 def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
     """Weights and computation in float16, inputs and outputs as they were."""
+    own = {node.name for node in model.graph.node}
     result: onnx.ModelProto = convert_float_to_float16(
         model,
         keep_io_types=True,
@@ -94,7 +95,7 @@ def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
         max_finite_val=float(FLOAT16.max),
         node_block_list=list(not_to_round(model.graph)),
     )
-    drop_round_trips(result.graph)
+    drop_round_trips(result.graph, own)
     graph = OnnxModel(result)
     graph.prune_graph()
     graph.topological_sort(is_deterministic=True)
@@ -119,20 +120,23 @@ def not_to_round(graph: onnx.GraphProto) -> Iterator[str]:
             raw.update(node.output)
         if node.op_type != "Shape" and computed & set(node.input):
             computed.update(node.output)
-        elif node.op_type == "Range" or counted & set(node.input):
+        elif node.op_type in {"Range", "Cast"} or counted & set(node.input):  # a Cast of the number of steps
             counted.update(node.output)
         turns = node.op_type == "Transpose" and multiplied & set(node.output)
         if standardizes or turns or counted & set(node.output):
             yield node.name
 
 
-def drop_round_trips(graph: onnx.GraphProto) -> None:
-    """Read a float32 value itself where it was cast to float16 and back, as the converter does with every input."""
+def drop_round_trips(graph: onnx.GraphProto, own: set[str]) -> None:
+    """Read a float32 value itself where it was cast to float16 and back, as the converter does with every input.
+
+    Nodes whose names are in `own` were there before: what they cast may be an integer.
+    """
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
     originals = {
         name: casts[cast.input[0]].input[0]
         for name, cast in casts.items()
-        if cast.attribute[0].i == TensorProto.FLOAT and cast.input[0] in casts
+        if cast.attribute[0].i == TensorProto.FLOAT and cast.input[0] in casts and casts[cast.input[0]].name not in own
     }
     for node in graph.node:
         node.input[:] = [originals.get(name, name) for name in node.input]

@@ -62,8 +62,9 @@ def row_by_row(path: Path, data: Prepared) -> Floats:
     )
 
 
-def export(model: SequenceClassifier, path: Path) -> bytes:
-    content = export_onnx.export_onnx(Checkpoint(model, {"validation_loss": 0.125}), EXPORT_NAMES, 20)
+def export(model: SequenceClassifier, path: Path, *, dynamic_time: bool = False) -> bytes:
+    names = EXPORT_NAMES.model_copy(update={"dynamic_time": dynamic_time})
+    content = export_onnx.export_onnx(Checkpoint(model, {"validation_loss": 0.125}), names, 20)
     path.write_bytes(content)
     return content
 
@@ -191,6 +192,23 @@ def test_half_precision_standardises_and_masks_in_full(prepared: dict[bool, Prep
     raw = (test.sequences * 0.1 + [1e5, -1e5]).astype(np.float32)
     expected, found = (open_runtime(file).logits(raw, test.lengths) for file in (tmp_path / "classifier.onnx", path))
     assert relative_error(found, expected) < 2e-3
+
+
+@pytest.mark.parametrize("ragged", RAGGED)
+@pytest.mark.parametrize("architecture", [name for name, kind in ARCHITECTURES.items() if kind.any_time])
+def test_any_number_of_raw_steps_is_read_in_every_variant(
+    architecture: str, ragged: bool, prepared: dict[bool, Prepared], tmp_path: Path
+) -> None:
+    model = classifier(architecture, ragged=ragged)
+    plain = tmp_path / "classifier.onnx"
+    content = export(model, plain, dynamic_time=True)
+    for variant, steps in (("fp16", 2500), ("int8", 20), ("int8_weights", 20)):  # float16 counts to 2048
+        rows = np.random.default_rng(0).normal(size=(2, steps, 2)).astype(np.float32)
+        lengths = np.array([7, steps], np.int32) if ragged else None
+        path = tmp_path / f"classifier-{variant}.onnx"
+        path.write_bytes(compress_onnx.compress(content, compress_onnx.RECIPES[variant], prepared[ragged], PARAMS))
+        found, expected = (open_runtime(file).logits(rows, lengths) for file in (path, plain))
+        assert relative_error(found, expected) < 2 * ERRORS[variant]
 
 
 def test_a_graph_whose_lstm_the_quantiser_would_skip_in_silence_is_refused(
