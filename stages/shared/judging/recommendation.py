@@ -2,7 +2,7 @@
 
 The rule: of the files of a target's format that are fit to ship (`verify`: right, and not too lossy) and that its
 oldest device can run, the smallest on disk is recommended; of equally small ones the more accurate. None is if
-PyTorch's own net is no better than always naming the commonest class.
+PyTorch's own net is no better than always naming the commonest class, or is wrong itself: then all its files are.
 """
 
 import re
@@ -253,6 +253,8 @@ def collect(
         reference, against_all = source["accuracy"], object_to_source(source)
     except KeyError as error:
         raise StageError(f"PyTorch's figures lack {error}: nothing to judge a file by; run `dvc repro`") from None
+    net = verification.get(REFERENCE[0], {}).get(REFERENCE[1], {})
+    net_is_wrong = net.get("outcome") == "wrong"
     names = {
         (file_format, variant): None
         for metrics in (evaluation, verification, sizes)
@@ -269,8 +271,10 @@ def collect(
         )
         # Both are rounded figures: so is their difference, lest 0.9699 - 0.9649 be more than 0.005.
         loss = round(reference - task["accuracy"], 6) if task else None
-        objection = object_to(task, parity, size) or (
-            against_all and "was made from a net that is no better than its baseline"
+        objection = (
+            object_to(task, parity, size)
+            or ("was made from a net that is wrong itself" if net_is_wrong else None)
+            or ("was made from a net that is no better than its baseline" if against_all else None)
         )
         candidates.append(Candidate(file_format, variant, task, parity, size, speed, loss, objection))
     order = list(SUFFIXES)

@@ -172,6 +172,19 @@ def test_no_file_of_a_net_that_is_no_better_than_its_baseline_is_recommended(
     assert best_of(candidates, OTHERS) is None
 
 
+def test_no_file_of_a_net_that_is_wrong_itself_is_recommended() -> None:
+    """Each file computes what the net does: the answers that change with the padding are in all of them."""
+    files = {"fp32": {"outcome": "fit", "problems": [], "losses": []}}
+    net = {"fp32": {"outcome": "wrong", "problems": ["padding: it matters"], "losses": []}}
+    sizes = {"onnx": {"fp32": {"bytes": 1000, "requires": REQUIRES["onnx"]}}}
+    task = {"pytorch": {"fp32": SOURCE}, "onnx": {"fp32": {"accuracy": PYTORCH_ACCURACY}}}
+    assert best_of(collect(task, {"onnx": files}, sizes, {})) == "fp32"
+    candidates = collect(task, {"onnx": files, "pytorch": net}, sizes, {})
+    [refused] = choose(candidates, OTHERS).refused
+    assert refused.objection == "was made from a net that is wrong itself"
+    assert best_of(candidates) is None
+
+
 def test_a_loss_needs_pytorch_s_figures_and_a_format_a_name() -> None:
     with pytest.raises(StageError, match="PyTorch's figures lack 'pytorch'"):
         collect({"onnx": {"fp32": {"accuracy": 1.0}}}, {}, {}, {})
