@@ -5,6 +5,7 @@ data and models serve to time training against the tutorial's own loop, the expo
 and PyTorch, and every architecture, untrained. Run it on an otherwise idle machine; it takes some minutes.
 """
 
+import argparse
 import os
 import re
 import subprocess
@@ -282,6 +283,7 @@ def run_stage(stage: ModuleType, *paths: Path) -> None:
 
 def main() -> None:
     """Run every section."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
         bench_pipeline(clone)

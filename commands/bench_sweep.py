@@ -9,6 +9,7 @@ each on a cache of its own that holds the reproduced run. After that: trials of 
 which leaves DVC's own work; and the same sweep with and without an early stop.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -131,6 +132,7 @@ def ran(trials: list[dict[str, Any]]) -> dict[str, int]:
 
 def main() -> None:
     """Measure, and print."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as name:
         base = Path(name) / "base"
         make_project(base)

@@ -39,7 +39,7 @@ SUMS = "SHA256SUMS"
 class Params(StageParams):
     """Section `release`."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)
     page: bool
     signing_key: str | None
     seed: int = Field(ge=0, lt=2**32)

@@ -126,6 +126,7 @@ def long_frame(**columns: Any) -> pd.DataFrame:
         (LONG_CSV, LONG),
         (long_frame(), LONG),
         (long_frame(ax=np.arange(1, 7, dtype=np.float32), id=pd.Categorical(list("aaabcc"))), LONG),
+        (long_frame(ax=pd.Categorical(list("123456"))), LONG),
         (long_frame(id=[7, 7, 7, 9, 8, 8], time=pd.date_range("2024-02-28", periods=6)), LONG),
         (long_frame(time=[f"2024-02-28T10:00:0{second}.5Z" for second in range(6)]).to_csv(index=False), LONG),
         (long_frame(hour=3, note="x"), LONG | {"features": ["ax", "az"]}),
@@ -137,7 +138,8 @@ def long_frame(**columns: Any) -> pd.DataFrame:
         (WIDE_CSV.replace("ax", "ax.0"), {}),
     ],
     ids=[
-        "long CSV", "long Parquet", "float32 and categories", "numbers and dates", "times as text", "features chosen",
+        "long CSV", "long Parquet", "float32 and categories", "categories of numbers as text", "numbers and dates", "times as text",
+        "features chosen",
         "wide CSV", "wide Parquet", "short lines", "underscores and the last column", "no separator and column 6",
         "a feature with a number in its name",
     ],

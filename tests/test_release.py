@@ -12,6 +12,8 @@ from typing import Any
 from shared.data.sequences import SPLITS, Schema, Split
 from shared.execution.runtimes import Interface, open_runtime
 from shared.release.signature import signature_of
+from shared.release.signing import sign
+from shared.stage import StageError
 from tests.support import (
     IN_EVERY_BUNDLE,
     ROOT,
@@ -288,6 +290,13 @@ def test_a_key_signs_the_sums(workspace: Workspace, bundle: Path, tmp_path: Path
 
     key.write_text("no key")
     assert workspace.refuses("release").startswith(f"release.signing_key = {key}: no key without a passphrase: ")
+
+
+@pytest.mark.parametrize("key", ["/dev/zero", ".", "absent", "n" * 300, "nul\0", "half\ud800"])
+def test_a_key_that_is_none_is_one_line_at_once(key: str) -> None:
+    with pytest.raises(StageError, match=r"^release\.signing_key = ") as error:
+        sign(b"sums", Path(key))
+    assert "\n" not in str(error.value)
 
 
 def test_the_page_is_part_of_the_bundle_where_it_is_asked_for(workspace: Workspace, bundle: Path) -> None:

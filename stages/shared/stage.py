@@ -176,7 +176,8 @@ def parse_args(description: str | None, inputs: dict[str, str], outputs: dict[st
         A namespace with a `Path` for each name.
 
     Raises:
-        StageError: An input does not exist, an output would take something else's place, or another run writes it.
+        StageError: An input does not exist, a path is not UTF-8, an output would take something else's place, or
+            another run writes it.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
     for name, meaning in (inputs | outputs).items():
@@ -184,6 +185,7 @@ def parse_args(description: str | None, inputs: dict[str, str], outputs: dict[st
     args = parser.parse_args()
     for name, meaning in inputs.items():
         path: Path = getattr(args, name)
+        _check_name(path)
         if not path.exists():
             raise StageError(
                 f"{path}: no such file or folder (expected {meaning}); `dvc repro` or `dvc pull` brings it"
@@ -192,10 +194,19 @@ def parse_args(description: str | None, inputs: dict[str, str], outputs: dict[st
     for index, path in enumerate(paths):
         _check_place(path, [getattr(args, name) for name in inputs], paths[:index])
     for path in paths:
+        _check_name(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if os.environ.get("RANK", "0") == "0":  # of the processes that `torchrun` starts, the first one writes
             _reserve(path)
     return args
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a path that is not UTF-8: the libraries that read and write tables and models take no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise StageError(f"{path}: a path that is not UTF-8") from None
 
 
 def _check_place(path: Path, inputs: list[Path], earlier: list[Path]) -> None:

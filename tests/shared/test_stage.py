@@ -241,6 +241,18 @@ def test_an_output_that_would_take_the_place_of_what_is_needed_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.parametrize("paths", [["in\udcff.csv", "out"], ["in.csv", "out\udcff"]])
+def test_a_path_that_is_not_utf_8_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in.csv").touch()
+    monkeypatch.setattr(sys, "argv", ["stage.py", *paths])
+    with pytest.raises(StageError, match="a path that is not UTF-8"):
+        parse_args("", inputs={"table": "a table"}, outputs={"result": ""})
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
 def test_the_processes_of_one_training_do_not_keep_each_other_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

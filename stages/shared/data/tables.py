@@ -482,8 +482,16 @@ def find_long_features(names: list[str], wanted: list[str] | None, path: Path) -
     return wanted or names
 
 
+def decoded(column: Any) -> Any:
+    """A column whose values stand in it, not in a dictionary or a view, as pandas and polars write them."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(pa.large_string()) if column.type == pa.string_view() else column
+
+
 def to_numbers(column: Any) -> NDArray[Any]:
     """A column's numbers: NaN where a value is missing, infinite where it is no number."""
+    column = decoded(column)
     kind = column.type
     if pa.types.is_floating(kind):
         numbers: NDArray[Any] = column.to_numpy(zero_copy_only=False)
@@ -500,6 +508,7 @@ def to_numbers(column: Any) -> NDArray[Any]:
 
 def to_times(column: Any) -> tuple[NDArray[Any], Bools]:
     """Numbers that rise as the times do, and where there is no time."""
+    column = decoded(column)
     kind = column.type
     none: Bools = column.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_floating(kind):
@@ -531,8 +540,7 @@ def to_keys(column: Any) -> Keys:
         TypeError: Its values are lists, bytes or of another type without a text of its own.
         ValueError: One of them cannot be read: text that is not UTF-8, a date beyond the calendar.
     """
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+    column = decoded(column)
     kind = column.type
     if not (pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
             or pa.types.is_decimal(kind) or pa.types.is_null(kind)):  # fmt: skip

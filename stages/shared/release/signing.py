@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.stage import StageError, one_line
+from shared.stage import StageError, one_line, read_bytes
 
 
 def sign(content: bytes, key_file: Path) -> bytes:
@@ -18,7 +18,7 @@ def sign(content: bytes, key_file: Path) -> bytes:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(key_file.read_bytes(), password=None)
+        key = load_pem_private_key(read_bytes(key_file), password=None)
     except OSError as error:
         raise StageError(f"release.signing_key = {key_file}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
