@@ -138,8 +138,8 @@ def long_frame(**columns: Any) -> pd.DataFrame:
         (WIDE_CSV.replace("ax", "ax.0"), {}),
     ],
     ids=[
-        "long CSV", "long Parquet", "float32 and categories", "categories of numbers as text", "numbers and dates", "times as text",
-        "features chosen",
+        "long CSV", "long Parquet", "float32 and categories", "categories of numbers as text", "numbers and dates",
+        "times as text", "features chosen",
         "wide CSV", "wide Parquet", "short lines", "underscores and the last column", "no separator and column 6",
         "a feature with a number in its name",
     ],
