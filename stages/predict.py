@@ -153,7 +153,7 @@ def limits_of(params: Params, data: Prepared) -> Limits:
     return Limits(params.timeout_seconds, params.memory_megabytes, "predict", 2 * mapped)
 
 
-def run_apart(files: tuple[Path, Path], data: Prepared, params: Params) -> dict[str, Any]:
+def run_apart(files: tuple[Path, Path], data: Prepared, params: Params, limits: Limits) -> dict[str, Any]:
     """`execute` a file into another one, in a process of its own; of one that fails, the record of why.
 
     Raises:
@@ -162,9 +162,7 @@ def run_apart(files: tuple[Path, Path], data: Prepared, params: Params) -> dict[
     path, logits = files
     try:
         check_readable(path)
-        record: dict[str, Any] = call_apart(
-            execute, path, data, params, logits, what=path, limits=limits_of(params, data)
-        )
+        record: dict[str, Any] = call_apart(execute, path, data, params, logits, what=path, limits=limits)
     except MachineError:
         raise
     except StageError as error:
@@ -196,6 +194,7 @@ def main() -> None:
     )
     params = read_params("predict", Params)
     data = Prepared(args.prepared)
+    limits = limits_of(params, data)  # opens the rows: damage to them is no file's fault
     discard_unlisted(args.models)
     artifacts = find_artifacts(args.models)
     if not artifacts and not any(is_left_out(path) for path in args.models.iterdir()):
@@ -205,7 +204,7 @@ def main() -> None:
     with replacing(args.predictions) as folder:
         folder.mkdir()
         files = [(path, folder / f"{precision}.npy") for precision, path in artifacts.items()]
-        records = for_each(partial(run_apart, data=data, params=params), files)
+        records = for_each(partial(run_apart, data=data, params=params, limits=limits), files)
         for (_, logits), record in zip(files, records, strict=True):
             write_json(logits.with_suffix(".json"), record)
 

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,33 @@ def test_a_folder_that_may_not_be_written(workspace: Workspace) -> None:
     ended = run_stage(workspace.folder, "evaluate")
     metrics.chmod(0o755)
     assert_one_line(ended, "evaluate", "metrics/evaluate.json")
+    assert workspace.files() == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "path"),
+    [
+        ("predict@pytorch", "data/prepared/test.npy"),
+        ("evaluate", "data/predictions/onnx"),
+        ("evaluate", "data/prepared"),
+    ],
+)
+def test_data_that_may_not_be_read_are_no_file_s_fault(workspace: Workspace, stage: str, path: str) -> None:
+    """Neither is what cannot be read taken for what is not there."""
+    if os.getuid() == 0 and not shutil.which("setpriv"):
+        pytest.skip("root reads everything, and there is no setpriv to take that from it")
+    _, script, *paths = command(stage)
+    forbidden, before = workspace.folder / path, workspace.files()
+    mode = forbidden.stat().st_mode
+    forbidden.chmod(0)
+    without_rights = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.getuid() == 0 else []
+    ended = subprocess.run(
+        [*without_rights, sys.executable, ROOT / script, *paths], cwd=workspace.folder, env=clean_environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    forbidden.chmod(mode)
+    assert_one_line(ended, stage, path)
+    assert "Permission denied" in ended.stderr
     assert workspace.files() == before
 
 

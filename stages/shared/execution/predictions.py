@@ -110,7 +110,7 @@ def read_predictions(folder: Path) -> Iterator[Prediction]:
         StageError: A record or its logits cannot be read.
     """
     for file_format in SUFFIXES:
-        for record_file in sorted((folder / file_format).glob("*.json")):
+        for record_file in record_files(folder / file_format):
             logits_file = record_file.with_suffix(".npy")
             with reading(record_file, "prediction", ADVICE):
                 record = read_json(record_file)
@@ -123,6 +123,18 @@ def read_predictions(folder: Path) -> Iterator[Prediction]:
                     if logits.dtype != np.float32:
                         raise ValueError(f"logits are {logits.dtype}; expected float32")
             yield Prediction(file_format, record_file.stem, logits, record)
+
+
+def record_files(folder: Path) -> list[Path]:
+    """The records in the folder of a format, sorted; none if there is no such folder.
+
+    Raises:
+        StageError: The folder cannot be read, which `glob` takes for an empty one.
+    """
+    if not folder.exists():
+        return []
+    with reading(folder, "folder of predictions", ADVICE):
+        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
 
 
 def find_reference(predictions: list[Prediction]) -> Prediction:
