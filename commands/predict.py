@@ -27,7 +27,7 @@ from shared import end_in_one_line  # noqa: E402 - after the path to it
 if __name__ == "__main__":
     end_in_one_line()
 
-from shared.execution.runtimes import Floats, Lengths, Runtime, open_runtime  # noqa: E402
+from shared.execution.runtimes import Floats, Interface, Lengths, Runtime, open_runtime  # noqa: E402
 from shared.stage import StageError, one_line, run  # noqa: E402
 from shared.text import printable, printable_json  # noqa: E402
 
@@ -154,10 +154,32 @@ def predict(rows: Iterable[Row], runtime: Runtime) -> Iterator[dict[str, Any]]:
         yield from ask(waiting, runtime)
 
 
+def check_names(path: Path, interface: Interface) -> None:
+    """Refuse a file whose metadata do not name each number of its input and output.
+
+    Raises:
+        StageError: It names none, one twice, or another number of them.
+    """
+    for kind, names, axes in (
+        ("features", interface.features, interface.input_axes),
+        ("classes", interface.classes, interface.output_axes),
+    ):
+        size = axes[-1] if axes else None
+        if not names or len(set(names)) < len(names) or (isinstance(size, int) and size != len(names)):
+            expected = f"{size} different ones" if isinstance(size, int) else "different ones"
+            raise StageError(f"{path}: its metadata name {len(names)} {kind}; expected {expected}")
+
+
 def ask(sequences: list[Floats], runtime: Runtime) -> Iterator[dict[str, Any]]:
-    """The answers to one batch."""
+    """The answers to one batch.
+
+    Raises:
+        StageError: The file gives another number of logits than it names classes.
+    """
     classes = runtime.interface.classes
     logits = runtime.logits(*to_batch(sequences, runtime)).astype(np.float32)
+    if logits.shape[1] != len(classes):
+        raise StageError(f"the file's metadata name {len(classes)} classes, but it gives {logits.shape[1]} logits")
     for scores, shares in zip(logits, softmax(logits), strict=True):
         yield {
             "class": classes[int(scores.argmax())],
@@ -192,6 +214,7 @@ def main() -> None:
     if not args.model.exists():
         raise StageError(f"{args.model}: no such file; `dvc repro` or `dvc pull` brings it, --model names another")
     runtime = open_runtime(args.model)
+    check_names(args.model, runtime.interface)
     with ExitStack() as stack:
         rows: Iterable[Row]
         if args.numbers:

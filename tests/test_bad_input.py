@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.conversion.canonical import canonical_onnx
+from shared.network.architectures import ARCHITECTURES
 from shared.network.model import load_checkpoint, save_checkpoint
 from tests.support import ROOT, Workspace, clean_environment, rejections
 
@@ -437,7 +438,8 @@ def altered(content: Any, key: str, value: Any) -> Any:
     [
         ("config.options.hidden_size", 49, "Error(s) in loading state_dict"),
         ("config.options.kernel_size", 3, "kernel_size: Extra inputs are not permitted"),
-        ("config.architecture", "lsmt", "'lsmt' is none of cnn, gru, lstm, mlp, transformer (did you mean 'lstm'?)"),
+        ("config.architecture", "lsmt", f"'lsmt' is none of {', '.join(sorted(ARCHITECTURES))} (did you mean 'lstm'?)"),
+        ("config.time_steps", 2**70, "time_steps: Input should be less than or equal to 1000000000"),
         ("state", {}, "ValueError: it has no network.linear.bias"),
     ],
 )

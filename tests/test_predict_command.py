@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +28,10 @@ from tests.support import (
 )
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from coremltools.proto.Model_pb2 import Model
 
 TUTORIAL = ["5", "1", "2", "3", "2", "1"]
 ONNX = ["fp16", "int8", "int8_weights"]
@@ -180,3 +184,35 @@ def test_a_model_that_is_not_there(
     with pytest.raises(SystemExit):
         ask(monkeypatch, capsys, *TUTORIAL, "--model", tmp_path / "absent.onnx")
     assert "absent.onnx: no such file; `dvc repro` or `dvc pull` brings it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "coreml"])
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [("classes", []), ("classes", ["a", "a", "b"]), ("classes", ["a"] * 10), ("classes", list("abcdefgh")),
+     ("features", []), ("features", ["p", "q"])],
+)  # fmt: skip
+def test_a_file_that_names_others_than_it_has_costs_one_line(
+    models: Path, tmp_path: Path, file_format: str, key: str, names: list[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if file_format == "onnx":
+        file = tmp_path / "classifier.onnx"
+        model = onnx.load(models / "onnx" / "classifier-fp32.onnx")
+        next(entry for entry in model.metadata_props if entry.key == key).value = json.dumps(names)
+        onnx.save(model, file)
+    else:
+        file = tmp_path / "classifier.mlpackage"
+        shutil.copytree(models / "coreml" / "classifier-fp32.mlpackage", file)
+        saved = next(file.rglob("*.mlmodel"))
+        content = saved.read_bytes()
+        specification = Model()
+        specification.ParseFromString(content)
+        specification.description.metadata.userDefined[key] = json.dumps(names)
+        saved.unlink()
+        saved.write_bytes(specification.SerializeToString())
+    with pytest.raises(SystemExit) as stopped:
+        ask(monkeypatch, capsys, *TUTORIAL, "--model", file)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"predict: error: .*metadata name {len(names)} {key}.*\n", error)

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.network.architectures import ARCHITECTURES, Sizes
 from shared.network.architectures.base import within
-from shared.params import closest
+from shared.params import Count, closest
 from shared.stage import StageError, check_archive, one_line, reading, write_bytes
 
 import torch
@@ -36,7 +36,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     features: list[str] = Field(min_length=1)
-    time_steps: int = Field(gt=0)
+    time_steps: Count
     classes: list[str] = Field(min_length=2)
     ragged: bool
     standardize: bool
