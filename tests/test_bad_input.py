@@ -43,7 +43,7 @@ NO_SOURCE = "weights: the float32 file that it is judged by was not executed"
         ("train", "train.epochs", 3.5, "train.epochs = 3.5: input should be a valid integer"),
         ("train", "train.epochs", True, "train.epochs = True: input should be a valid integer"),
         ("train", "architecture.gru.hidden_size", 0, "architecture.gru.hidden_size = 0: input should be greater"),
-        ("train", "architecture.name", "lsmt", "'lstm', 'mlp' or 'transformer' (did you mean 'lstm'?)"),
+        ("train", "architecture.name", "lsmt", "(did you mean 'lstm'?)"),
         ("train", "architecture.cnn.kernel", 3, "architecture.cnn.kernel (did you mean 'kernel_size'?); allowed: chan"),
         ("train", "architecture.cnn.kernel_size", 4, "architecture.cnn.kernel_size = 4: should be odd"),
         ("train", "architecture.transformer.heads", 5, "should be even and a multiple of heads (5)"),

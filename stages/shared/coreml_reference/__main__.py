@@ -1,15 +1,16 @@
 """Show a Core ML package (.mlpackage), run it, or find the op at which its result departs from the exact one."""
 
 import argparse
+import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 if __name__ == "__main__":
+    # Ctrl-C ends in one line while libraries are imported too: some swallow KeyboardInterrupt then.
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"coreml_reference: interrupted\n"), os._exit(130)))
     # Run as a folder, Python puts the folder itself on the path, where `shared` cannot be found.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
@@ -18,6 +19,9 @@ from shared.coreml_reference.errors import CoreMLReferenceError, InputError, rep
 from shared.coreml_reference.features import Feature
 from shared.coreml_reference.program import SavedProgram, load_program
 from shared.coreml_reference.reference import CoreMLReference
+
+import numpy as np
+from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
 

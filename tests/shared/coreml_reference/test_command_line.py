@@ -1,5 +1,6 @@
 """`python stages/shared/coreml_reference`, and the comparison op by op."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -156,3 +157,21 @@ def test_another_runtimes_values_must_fit(classifier_fp32: Path, data: dict[str,
 )
 def test_distance(found: list[float], exact: list[float], relative: float) -> None:
     assert distance(found, exact).relative == pytest.approx(relative)
+
+
+def test_ctrl_c_is_one_line_while_libraries_are_imported_too(classifier_fp32: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy.linalg":
+            os.kill(os.getpid(), 2)
+sys.meta_path.insert(0, Watch())
+"""
+    )
+    ended = subprocess.run(
+        [sys.executable, FOLDER, classifier_fp32], env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (130, "coreml_reference: interrupted\n")
