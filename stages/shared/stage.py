@@ -29,6 +29,8 @@ MACHINE_ERRORS = {
     for name in ("EACCES", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EPERM", "EROFS")
 }
 LONGEST_MESSAGE = 300
+FOLDERS = ("", ".mlpackage")
+"""Suffixes of outputs that are folders."""
 LARGEST_FILE = 2**31 - 1
 """Bytes of a file that is read as a whole: the limit of protobuf, in which models are saved."""
 NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE)
@@ -214,6 +216,8 @@ def _check_place(path: Path, inputs: list[Path], earlier: list[Path]) -> None:
     place = path.resolve()
     if Path.cwd().is_relative_to(place):
         raise StageError(f"{path}: the current folder lies in it; an output is replaced as a whole")
+    if path.is_dir() and path.suffix not in FOLDERS:  # before hours of work, and before the first output is written
+        raise StageError(f"{path}: found a folder where a file goes; move it away")
     for other in (*inputs, *earlier):
         if other.resolve().is_relative_to(place):
             raise StageError(f"{path}: is to be written, but {other}, which this stage needs, would be lost")

@@ -241,6 +241,17 @@ def test_an_output_that_would_take_the_place_of_what_is_needed_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_folder_in_the_second_output_s_place_is_found_before_the_first_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("second.json").mkdir()
+    monkeypatch.setattr(sys, "argv", ["stage.py", "first.pt", "second.json"])
+    with pytest.raises(StageError, match=r"^second\.json: found a folder where a file goes; move it away$"):
+        parse_args("", inputs={}, outputs={"first": "", "second": ""})
+    assert [path.name for path in tmp_path.iterdir()] == ["second.json"]
+
+
 @pytest.mark.parametrize("paths", [["in\udcff.csv", "out"], ["in.csv", "out\udcff"]])
 def test_a_path_that_is_not_utf_8_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str]
