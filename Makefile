@@ -1,7 +1,7 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format browser web demo example bench bench-scale fuzz sweep bench-sweep apple-tests lock clean
+.PHONY: help repro test test-sweep lint format browser web demo example bench bench-scale fuzz sweep bench-sweep apple-tests lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,6 +64,9 @@ fuzz: $(INSTALLED)  ## Damage what the last run wrote, 12,000 times, and read it
 
 sweep: $(SWEEPING)  ## Search parameters, each trial a DVC experiment: SPACE=sweeps/learning_rate.yaml
 	@$(RUN) python commands/sweep.py $(SPACE) $(OPTIONS)
+
+test-sweep: $(SWEEPING)  ## Test sweeps, also on a cluster and with real remotes (needs sshd; some minutes)
+	@SWEEP_TESTS=1 $(RUN) python -m pytest tests/sweep
 
 bench-sweep: $(SWEEPING)  ## Measure sweeps: trials a minute beside DVC's own queue, and what early answers save
 	@$(RUN) python commands/bench_sweep.py

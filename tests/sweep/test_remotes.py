@@ -13,13 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.sweep.conftest import Toy
+from tests.sweep.conftest import ALL, Toy
 from tests.sweep.test_cluster import free_port, wait_until
 
 import pytest
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-IN_CI = bool(os.environ.get("CI"))
 Keep = Callable[["subprocess.Popen[str]"], "subprocess.Popen[str]"]
 
 
@@ -60,7 +59,7 @@ def test_a_folder_is_a_remote(toy: Toy, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not IN_CI and (SSHD is None or find_spec("dvc_ssh") is None), reason="no sshd, or no requirements-sweep.txt"
+    not ALL and (SSHD is None or find_spec("dvc_ssh") is None), reason="`make test-sweep` runs it: no sshd or dvc-ssh"
 )
 def test_a_server_over_ssh_is_a_remote(
     toy: Toy, tmp_path: Path, processes: Keep, monkeypatch: pytest.MonkeyPatch
@@ -105,7 +104,7 @@ def test_a_server_over_ssh_is_a_remote(
 
 
 @pytest.mark.skipif(
-    not IN_CI and (find_spec("moto") is None or find_spec("dvc_s3") is None), reason="no requirements-sweep.txt"
+    not ALL and (find_spec("moto") is None or find_spec("dvc_s3") is None), reason="`make test-sweep` runs it: no moto"
 )
 def test_a_bucket_on_s3_is_a_remote(toy: Toy, tmp_path: Path, processes: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
