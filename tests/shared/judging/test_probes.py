@@ -6,7 +6,7 @@ from typing import Any
 import predict
 from shared.execution.predictions import Prediction
 from shared.judging.parity import Scale, measure
-from shared.judging.precision import FLOAT16, FLOAT32
+from shared.judging.precision import FLOAT16, FLOAT32, INT8
 from shared.judging.probes import judge_file, judge_net
 from shared.network.architectures import ARCHITECTURES
 from shared.network.architectures.base import Architecture, mean_over_time
@@ -184,6 +184,20 @@ def test_half_precision_may_leave_its_range_at_its_edge_and_it_is_said(
     ]
     [problem] = judge_file(as_file(reference, **overflowing), reference, scale, FLOAT32).problems
     assert problem == "probes: in 'edge' some logits are not finite, where PyTorch's are"
+
+
+def test_8_bit_activations_are_judged_on_real_rows_and_noted_outside_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the steps of a whole batch add up to what no rounding of the net foretells."""
+    reference, scale = executed(Net, tmp_path, monkeypatch, ragged=True)
+    for name in ("zeros", "constant", "far"):
+        found = judge_file(as_file(reference, **moved(reference, name, 3.0)), reference, scale, INT8)
+        assert found.problems == []
+        assert [note.startswith(f"probes: relative error of a logit in {name!r}") for note in found.notes] == [True]
+        [problem] = judge_file(as_file(reference, **moved(reference, name, None)), reference, scale, INT8).problems
+        assert problem == f"probes: in {name!r} some logits are not finite, where PyTorch's are"
+    assert judge_file(as_file(reference, **moved(reference, "rows", 3.0)), reference, scale, INT8).problems
 
 
 def test_embeddings_get_tokens_and_so_refuse_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
