@@ -212,7 +212,7 @@ class Project:
 
     def hashes(self) -> dict[str, str]:
         """The hash of every output, by its path."""
-        return {out["path"]: out["md5"] for stage in self.lock()["stages"].values() for out in stage["outs"]}
+        return {out["path"]: out["md5"] for stage in self.lock()["stages"].values() for out in stage.get("outs", [])}
 
 
 def stages_that_ran(output: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The gate: what it lets through, what it stops, and what it says, in real repositories."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -289,9 +290,7 @@ def test_as_a_command(project: Project) -> None:
     assert result.returncode == 1
     assert "evaluate.onnx.fp32.accuracy" in result.stdout
     assert result.stderr == ""
-    broken = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {sys.executable} {ROOT}/commands/gate.py | true"], check=False
-    )
+    broken = subprocess.run(["bash", "-c", f"set -o pipefail; {shlex.join(command)} | true"], check=False)
     assert broken.returncode == 1, "the verdict stands if nobody reads the table"
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     for words in ("--against REV", "--of REV", "Exit code: 0 nothing got worse, 1 a regression, 2"):

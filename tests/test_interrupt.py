@@ -54,7 +54,7 @@ def test_while_a_stage_works(workspace: Workspace, stage: str, wait: float) -> N
     """Some work in processes of their own, which hear of it as well."""
     workspace.set("train.epochs", 1_000_000)
     workspace.set("benchmark.turn_seconds", 5.0)
-    workspace.set("predict.probe_batches", list(range(1, 400)))
+    workspace.set("predict.probe_batches", list(range(1, 3000)))
     before = workspace.files()
     code, error = interrupt(workspace.folder, stage, wait)
     assert (code, error) == (130, f"{stage.partition('@')[0]}: interrupted\n")
@@ -65,7 +65,7 @@ def test_the_gate_does_not_say_regression(workspace: Workspace, tmp_path: Path) 
     (tmp_path / "sitecustomize.py").write_text(WATCH.format(moment="pydantic"))
     script = shlex.quote(str(ROOT / "commands" / "gate.py"))
     ended = subprocess.run(
-        f"{sys.executable} {script}", shell=True, cwd=workspace.folder, check=False,
+        f"{shlex.quote(sys.executable)} {script}", shell=True, cwd=workspace.folder, check=False,
         env=clean_environment() | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (130, "gate: interrupted\n")

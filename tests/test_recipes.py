@@ -25,6 +25,7 @@ def test_every_file_is_verified(tmp_path: Path, recipe: Path) -> None:
     verified = json.loads((project.folder / "metrics" / "verify.json").read_bytes())
     found = {file_format: set(figures) for file_format, figures in verified.items()}
     assert found == {
+        "pytorch": {"fp32"},
         "onnx": {"fp32", *params["compress_onnx"]["variants"]},
         "coreml": {"fp32", "fp16", *params["compress_coreml"]["variants"]},
     }

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -381,7 +382,8 @@ than a line of forty.
 @pytest.mark.parametrize("megabytes", [100, 1000])
 def test_a_process_with_too_little_memory_ends_with_one_line(megabytes: int, tmp_path: Path) -> None:
     """With 100 MB numpy's BLAS asks for memory for ever; with some more, libraries fail to be loaded."""
-    command = f"ulimit -v {megabytes * 1000}; exec {sys.executable} {ROOT}/stages/evaluate.py a b c d"
+    stage = shlex.join([sys.executable, str(ROOT / "stages" / "evaluate.py"), *"abcd"])
+    command = f"ulimit -v {megabytes * 1000}; exec {stage}"
     ended = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith("evaluate: error: this process may use ")

@@ -241,7 +241,7 @@ def test_absurd_shapes_are_refused_before_they_are_made(save_program: Callable[.
         pass_pipeline=ct.PassPipeline.EMPTY,
     )
     with pytest.raises(
-        EvaluationError, match=r"\(tile\): declares a result of shape .* more than this machine's memory"
+        PackageError, match=r"'tile_0' has the shape \(1048576, 1048576, 1024\), which no memory can hold"
     ):
         CoreMLReference(path)
 
