@@ -40,8 +40,8 @@ def without_timings(lock: dict[str, Any]) -> dict[str, Any]:
     """The content of dvc.lock, without what it says of the files that hold timings."""
 
     def untimed(stage: dict[str, Any]) -> dict[str, Any]:
-        kept = {kind: [entry for entry in stage[kind] if entry["path"] not in TIMED] for kind in ("deps", "outs")}
-        return stage | kept
+        kinds = ("deps", "outs")
+        return stage | {kind: [each for each in stage.get(kind, []) if each["path"] not in TIMED] for kind in kinds}
 
     return lock | {"stages": {name: untimed(stage) for name, stage in lock["stages"].items()}}
 

@@ -22,6 +22,7 @@ TOY = Path(__file__).parent / "toy"
 MISSING = [name for name in ("ray", "optuna") if find_spec(name) is None]
 ALL = bool(os.environ.get("SWEEP_TESTS"))
 """Set by `make test-sweep`, which installs what these tests need: then none is skipped."""
+collect_ignore_glob = [] if ALL else ["test_*.py"]
 NEEDS_RAY = pytest.mark.skipif(bool(MISSING) and not ALL, reason=f"`make test-sweep` runs it: no {', '.join(MISSING)}")
 
 

@@ -122,15 +122,15 @@ def test_a_stage_runs_once_for_all_trials_unless_it_depends_on_what_is_searched(
 
 def test_two_trials_that_train_alike_do_not_train_at_once(pipeline: Pipeline) -> None:
     schedule = Schedule(pipeline, ["verify"], shared=True)
-    first = {"train.epochs": 5, "verify.largest_error": 20}
+    first = {"train.epochs": 5, "verify.recall_loss": 0.05}
     schedule.start("first", first)
     for stage in ("generate", "prepare", "train"):
         schedule.reached("first", stage)
-        assert not schedule.may_start({"train.epochs": 5, "verify.largest_error": 30})
+        assert not schedule.may_start({"train.epochs": 5, "verify.recall_loss": 0.07})
     # Data are there, and this one trains something else.
-    assert schedule.may_start({"train.epochs": 6, "verify.largest_error": 20})
+    assert schedule.may_start({"train.epochs": 6, "verify.recall_loss": 0.05})
     schedule.end("first", published=True)
-    assert schedule.may_start({"train.epochs": 5, "verify.largest_error": 30})
+    assert schedule.may_start({"train.epochs": 5, "verify.recall_loss": 0.07})
 
 
 @pytest.mark.parametrize(
