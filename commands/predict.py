@@ -100,17 +100,12 @@ def check_steps(place: str, steps: int, runtime: Runtime) -> None:
     """
     interface = runtime.interface
     fixed = None if interface.dynamic_time else interface.input_axes[1]
-    ragged = takes_lengths(runtime)
+    ragged = interface.takes_lengths
     if isinstance(fixed, int) and (steps > fixed or (steps < fixed and not ragged)):
         allowed = f"{'1 to ' if ragged else ''}{fixed}"
         raise StageError(f"{place}: {steps} time steps; the model takes {allowed}")
     if interface.largest_time is not None and steps > interface.largest_time:
         raise StageError(f"{place}: {steps} time steps; the model takes up to {interface.largest_time}")
-
-
-def takes_lengths(runtime: Runtime) -> bool:
-    """Whether the file has a second input, of the sequences' lengths."""
-    return len(runtime.interface.dtypes) == 3
 
 
 def to_batch(sequences: list[Floats], runtime: Runtime) -> tuple[Floats, Lengths | None]:
@@ -121,7 +116,7 @@ def to_batch(sequences: list[Floats], runtime: Runtime) -> tuple[Floats, Lengths
     for padded, sequence in zip(batch, sequences, strict=True):
         padded[: len(sequence)] = sequence
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
-    return batch, lengths if takes_lengths(runtime) else None
+    return batch, lengths if runtime.interface.takes_lengths else None
 
 
 def softmax(logits: Floats) -> Floats:
@@ -145,7 +140,7 @@ def predict(rows: Iterable[Row], runtime: Runtime) -> Iterator[dict[str, Any]]:
     for row in rows:
         sequence = to_sequence(row, len(runtime.interface.features))
         check_steps(row[0], len(sequence), runtime)
-        mixed = bool(waiting) and len(waiting[0]) != len(sequence) and not takes_lengths(runtime)
+        mixed = bool(waiting) and len(waiting[0]) != len(sequence) and not runtime.interface.takes_lengths
         if len(waiting) == most or mixed:
             yield from ask(waiting, runtime)
             waiting = []

@@ -10,19 +10,17 @@ Where no file is fit to ship, the bundle says so and holds no model.
 import hashlib
 import io
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import find_reference, read_predictions
-from shared.execution.runtimes import Runtime, open_runtime
 from shared.judging.recommendation import Candidate, Choice, ReportParams, choose, collect
 from shared.params import StageParams, read_params
 from shared.release.bill import bill_of_materials
 from shared.release.card import render_card
-from shared.release.golden import Vector, choose_vectors, logits_of, tolerance_of
+from shared.release.golden import Asked, Vector, ask, choose_vectors, tolerance_of
 from shared.release.signature import signature_of
 from shared.release.signing import sign
 from shared.release.webpage import describe, read_sources, render
@@ -45,40 +43,19 @@ class Params(StageParams):
     seed: int = Field(ge=0, lt=2**32)
 
 
-@dataclass(frozen=True)
-class Released:
-    """One file of the bundle.
-
-    Attributes:
-        file: What the metrics say of it.
-        path: Where the run wrote it.
-        runtime: It, open.
-        logits: (vectors, classes): what it gives for the golden vectors here.
-    """
-
-    file: Candidate
-    path: Path
-    runtime: Runtime
-    logits: np.ndarray[Any, np.dtype[np.float32]]
-
-
-def open_files(choices: list[Choice], models: dict[str, Path], vectors: list[Vector]) -> list[Released]:
-    """Open every recommended file, each once, and ask it for the golden vectors.
+def ask_files(choices: list[Choice], models: dict[str, Path], vectors: list[Vector]) -> list[tuple[Candidate, Asked]]:
+    """Every recommended file, each once, with what it gives for the golden vectors.
 
     Raises:
         StageError: A file cannot be opened.
     """
     files = {choice.best.file: choice.best for choice in choices if choice.best}
-    released = []
-    for name, file in sorted(files.items()):
-        path = models[file.format] / name
-        runtime = open_runtime(path)
-        logits = np.stack([logits_of(runtime, vector) for vector in vectors])
-        released.append(Released(file, path, runtime, logits))
-    return released
+    return [(file, ask(models[file.format] / name, vectors)) for name, file in sorted(files.items())]
 
 
-def describe_release(params: Params, version: str, choices: list[Choice], released: list[Released]) -> dict[str, Any]:
+def describe_release(
+    params: Params, version: str, choices: list[Choice], released: list[tuple[Candidate, Asked]]
+) -> dict[str, Any]:
     """The content of release.json: what is recommended to whom, and what each model owes the golden vectors."""
     return {
         "name": params.name,
@@ -88,28 +65,28 @@ def describe_release(params: Params, version: str, choices: list[Choice], releas
             for choice in choices
         ],
         "models": {
-            each.path.name: {
-                "format": each.file.format,
-                "variant": each.file.variant,
-                "bytes": int(each.file.bytes),
-                "requires": each.file.requires,
-                "executed_by": each.runtime.executor,
-                "executor_version": each.runtime.version,
-                "tolerance": tolerance_of(each.file.variant),
+            asked.path.name: {
+                "format": file.format,
+                "variant": file.variant,
+                "bytes": int(file.bytes),
+                "requires": file.requires,
+                "executed_by": asked.runtime.executor,
+                "executor_version": asked.runtime.version,
+                "tolerance": tolerance_of(file.variant),
             }
-            for each in released
+            for file, asked in released
         },
     }
 
 
-def write_golden(folder: Path, vectors: list[Vector], released: list[Released]) -> None:
+def write_golden(folder: Path, vectors: list[Vector], asked: list[Asked]) -> None:
     """Write the golden vectors twice: for programs as JSON, exactly, and for NumPy."""
     content = [
         {
             "kind": vector.kind,
             "length": vector.length,
             "sequence": vector.sequence.astype(np.float64).tolist(),
-            "logits": {each.path.name: each.logits[index].astype(np.float64).tolist() for each in released},
+            "logits": {each.path.name: each.logits[index].astype(np.float64).tolist() for each in asked},
         }
         for index, vector in enumerate(vectors)
     ]
@@ -117,7 +94,7 @@ def write_golden(folder: Path, vectors: list[Vector], released: list[Released]) 
     arrays: dict[str, Any] = {
         "sequences": np.stack([vector.sequence for vector in vectors]),
         "lengths": np.array([vector.length for vector in vectors], np.int32),
-        **{f"logits/{each.path.name}": each.logits for each in released},
+        **{f"logits/{each.path.name}": each.logits for each in asked},
     }
     packed = io.BytesIO()
     np.savez(packed, **arrays)
@@ -163,24 +140,25 @@ def main() -> None:
     choices = [choose(candidates, target) for target in targets]
     reference = find_reference(list(read_predictions(args.predictions))).logits
     vectors = choose_vectors(data, reference, params.seed)
-    released = open_files(choices, {"onnx": args.onnx, "coreml": args.coreml}, vectors)
+    released = ask_files(choices, {"onnx": args.onnx, "coreml": args.coreml}, vectors)
+    asked = [each for _, each in released]
 
     with replacing(args.bundle) as folder:
         folder.mkdir()
-        for each in released:
+        for each in asked:
             (shutil.copytree if each.path.is_dir() else shutil.copyfile)(each.path, folder / each.path.name)
         write_json(folder / "labels.json", data.schema.classes)
-        signatures = {each.path.name: signature_of(each.runtime.interface, data.schema) for each in released}
+        signatures = {each.path.name: signature_of(each.runtime.interface, data.schema) for each in asked}
         write_json(folder / "signature.json", signatures)
         write_json(folder / "release.json", describe_release(params, export.version, choices, released))
-        write_golden(folder, vectors, released)
+        write_golden(folder, vectors, asked)
         training = read_json(args.training)
         card = render_card(params.name, export, data.schema, choices, candidates[0], training, len(vectors))
         write_bytes(folder / "model-card.md", card)
-        digests = {each.path.name: digest_of(folder / each.path.name) for each in released}
+        digests = {each.path.name: digest_of(folder / each.path.name) for each in asked}
         write_json(folder / "bill-of-materials.json", bill_of_materials(params.name, export.version, digests))
         shutil.copyfile(VERIFIER, folder / "verify.py")
-        onnx = {each.file.variant: each.path for each in released if each.file.format == "onnx"}
+        onnx = {file.variant: each for file, each in released if file.format == "onnx"}
         if params.page and onnx:
             page = describe(data, onnx, vectors, evaluation.get("onnx", {}), export)
             write_bytes(folder / "model.html", render(read_sources(WEB), page))

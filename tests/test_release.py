@@ -35,7 +35,7 @@ BUNDLE = "models/release"
 
 
 @pytest.fixture(scope="module")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the stages write, of a net that is worth shipping. Not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
     write_params(folder)
@@ -43,16 +43,6 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     set_params(folder, SMALL | training)
     call_stages(folder, commands(folder))
     return folder
-
-
-@pytest.fixture
-def workspace(
-    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Workspace:
-    """A copy of the run, to be changed."""
-    folder = tmp_path / "workspace"
-    shutil.copytree(trained_run, folder)
-    return Workspace(folder, monkeypatch, capsys)
 
 
 @pytest.fixture

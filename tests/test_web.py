@@ -18,7 +18,7 @@ from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.runtimes import open_runtime
 from shared.files.artifacts import find_artifacts
 from shared.network.model import Checkpoint
-from shared.release.golden import choose_vectors
+from shared.release.golden import ask, choose_vectors
 from shared.release.webpage import Sources, as_constant, describe, describe_run, read_sources, render
 from shared.stage import StageError
 from tests.support import EXPORT_NAMES, ROOT, classifier, clean_environment, write_prepared
@@ -72,7 +72,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]
     (folder / "onnx" / "classifier-int8_weights.onnx").write_bytes(small)
     vectors = choose_vectors(data, random.normal(size=(30, 3)).astype(np.float32), seed=0)
     export = EXPORT_NAMES.model_copy(update={"description": "An <i>own</i> model"})
-    return describe(data, find_artifacts(folder / "onnx"), vectors, {}, export), folder
+    asked = {variant: ask(path, vectors) for variant, path in find_artifacts(folder / "onnx").items()}
+    return describe(data, asked, vectors, {}, export), folder
 
 
 def opened(browser: Browser, page: bytes, folder: Path, **options: Any) -> Visit:

@@ -232,7 +232,7 @@ function showFiles() {
       answer();
     });
     row.setAttribute("aria-selected", String(index === 0));
-    label.append(choice, file.recommended ? `${file.name} ★` : file.name);
+    label.append(choice, file.name);
     name.append(label);
     const cells = ["class", "size", "accuracy", "latency", "golden"].map((kind) => {
       const cell = document.createElement("td");

@@ -54,6 +54,11 @@ class Interface:
     dynamic_time: bool
     largest_time: int | None
 
+    @property
+    def takes_lengths(self) -> bool:
+        """Whether the file has a second input, of the sequences' lengths."""
+        return len(self.dtypes) == 3
+
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
         return asdict(self)

@@ -92,18 +92,33 @@ def choose_vectors(data: Prepared, reference: NDArray[np.float32], seed: int) ->
     ]
 
 
-def ask(path: Path, vectors: list[Vector]) -> list[list[float]]:
-    """The logits of one file for each vector, each asked for alone.
+@dataclass(frozen=True)
+class Asked:
+    """A file that was asked for every vector.
+
+    Attributes:
+        path: The file.
+        runtime: It, open.
+        logits: (vectors, classes): what it gave for each vector alone.
+    """
+
+    path: Path
+    runtime: Runtime
+    logits: Floats
+
+
+def ask(path: Path, vectors: list[Vector]) -> Asked:
+    """Open a file and ask it for each vector.
 
     Raises:
         StageError: The file cannot be opened.
     """
     runtime = open_runtime(path)
-    return [logits_of(runtime, vector).tolist() for vector in vectors]
+    return Asked(path, runtime, np.stack([logits_of(runtime, vector) for vector in vectors]))
 
 
 def logits_of(runtime: Runtime, vector: Vector) -> Floats:
     """(classes,): what a file gives for one vector."""
-    lengths = np.array([vector.length], np.int32) if len(runtime.interface.dtypes) == 3 else None
+    lengths = np.array([vector.length], np.int32) if runtime.interface.takes_lengths else None
     logits: Floats = runtime.logits(vector.sequence[np.newaxis], lengths)[0]
     return logits

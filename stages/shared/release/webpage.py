@@ -18,10 +18,9 @@ from typing import Any
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import find_reference, read_predictions
-from shared.execution.runtimes import open_runtime
 from shared.files.artifacts import find_artifacts
 from shared.params import read_params
-from shared.release.golden import Vector, choose_vectors, logits_of, tolerance_of
+from shared.release.golden import Asked, Vector, ask, choose_vectors, tolerance_of
 from shared.stage import StageError, read_json, rounded
 
 import jinja2
@@ -135,25 +134,24 @@ def describe_run(project: Path) -> dict[str, Any]:
     if not files:
         raise StageError(f"{project / 'models' / 'onnx'}: no ONNX file; the page runs nothing else")
     vectors = choose_vectors(data, reference, seed=0)
-    return describe(data, files, vectors, evaluation.get("onnx", {}), export)
+    asked = {variant: ask(path, vectors) for variant, path in files.items()}
+    return describe(data, asked, vectors, evaluation.get("onnx", {}), export)
 
 
 def describe(
-    data: Prepared, files: dict[str, Path], vectors: list[Vector], evaluation: dict[str, Any], export: ExportParams
+    data: Prepared, asked: dict[str, Asked], vectors: list[Vector], evaluation: dict[str, Any], export: ExportParams
 ) -> dict[str, Any]:
     """What the page shows; see `render`.
 
     Args:
         data: The prepared data, for what a sequence looks like.
-        files: The ONNX files, by variant. All have one interface.
-        vectors: The golden vectors, whose logits are asked for here.
+        asked: The ONNX files, by variant, and their logits for the golden vectors. All have one interface.
+        vectors: The golden vectors.
         evaluation: Of each variant, its `accuracy`.
         export: Section `export` of params.yaml.
     """
     schema = data.schema
-    runtimes = {variant: open_runtime(path) for variant, path in files.items()}
-    interface = next(iter(runtimes.values())).interface
-    logits = {variant: [logits_of(runtime, vector) for vector in vectors] for variant, runtime in runtimes.items()}
+    interface = next(iter(asked.values())).runtime.interface
     fewest = 1 if schema.ragged or interface.dynamic_time else schema.time_steps
     return {
         "name": "Sequence classifier",
@@ -172,22 +170,21 @@ def describe(
         "example": plain(vectors[0].sequence[: vectors[0].length]),
         "files": [
             {
-                "name": path.name,
-                "size": path.stat().st_size,
+                "name": file.path.name,
+                "size": file.path.stat().st_size,
                 "accuracy": evaluation.get(variant, {}).get("accuracy"),
                 "tolerance": tolerance_of(variant),
-                "scale": rounded(float(np.std(logits[variant])), 3),
-                "recommended": False,
-                "bytes": base64.b64encode(path.read_bytes()).decode(),
+                "scale": rounded(float(np.std(file.logits)), 3),
+                "bytes": base64.b64encode(file.path.read_bytes()).decode(),
             }
-            for variant, path in files.items()
+            for variant, file in asked.items()
         ],
         "golden": [
             {
                 "kind": vector.kind,
                 "sequence": plain(vector.sequence),
                 "length": vector.length,
-                "logits": {path.name: plain(logits[variant][index]) for variant, path in files.items()},
+                "logits": {file.path.name: plain(file.logits[index]) for file in asked.values()},
             }
             for index, vector in enumerate(vectors)
         ],
