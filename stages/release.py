@@ -17,10 +17,10 @@ from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import find_reference, read_predictions
 from shared.judging.recommendation import Candidate, Choice, ReportParams, choose, collect
-from shared.params import StageParams, read_params
+from shared.params import read_params
 from shared.release.bill import bill_of_materials
 from shared.release.card import render_card
-from shared.release.golden import Asked, Vector, ask, choose_vectors, tolerance_of
+from shared.release.golden import Asked, GoldenParams, Vector, ask, choose_vectors, tolerance_of
 from shared.release.signature import signature_of
 from shared.release.signing import sign
 from shared.release.webpage import describe, read_sources, render
@@ -34,13 +34,12 @@ WEB = Path(__file__).resolve().parents[1] / "web"
 SUMS = "SHA256SUMS"
 
 
-class Params(StageParams):
+class Params(GoldenParams, extra="forbid"):
     """Section `release`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=100)
     page: bool
     signing_key: str | None
-    seed: int = Field(ge=0, lt=2**32)
 
 
 def ask_files(choices: list[Choice], models: dict[str, Path], vectors: list[Vector]) -> list[tuple[Candidate, Asked]]:
@@ -72,7 +71,7 @@ def describe_release(
                 "requires": file.requires,
                 "executed_by": asked.runtime.executor,
                 "executor_version": asked.runtime.version,
-                "tolerance": tolerance_of(file.variant),
+                "tolerance": tolerance_of(asked.path),
             }
             for file, asked in released
         },

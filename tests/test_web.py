@@ -1,5 +1,6 @@
 """The page that runs the model, in a real browser, from a file, without a network."""
 
+import base64
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ from shared.execution.runtimes import open_runtime
 from shared.files.artifacts import find_artifacts
 from shared.network.model import Checkpoint
 from shared.release.golden import ask, choose_vectors
+from shared.release.verify_bundle import largest_error, open_onnx
 from shared.release.webpage import Sources, as_constant, describe, describe_run, read_sources, render
 from shared.stage import StageError
 from tests.support import EXPORT_NAMES, ROOT, classifier, clean_environment, write_prepared
@@ -161,6 +163,39 @@ def test_a_file_that_computes_something_else_is_red(
     assert golden_verdict(found) == "✗ This browser does not compute what was verified."
     cells = found.page.locator("[id^=golden-]").all_inner_texts()
     assert [cell[0] for cell in cells] == ["✓"] * (len(cells) - 1) + ["✗"]
+
+
+def test_all_verifiers_compute_one_figure(
+    browser: Browser, sources: Sources, tutorial: dict[str, Any], tmp_path: Path
+) -> None:
+    """The page, node's and the bundle's own: of a file that is off in one logit of one vector."""
+    model = json.loads(json.dumps(tutorial))
+    name, vectors = model["files"][0]["name"], model["golden"]
+    vectors[3]["logits"][name][1] += 0.5
+    logits = np.array([vector["logits"][name] for vector in vectors])
+    signature = {
+        "inputs": [{"name": model["interface"]["input"]}], "outputs": [{"name": model["interface"]["output"]}]
+    }  # fmt: skip
+    (tmp_path / name).write_bytes(base64.b64decode(model["files"][0]["bytes"]))
+    for file, content in {
+        "release.json": {"models": {name: {"tolerance": 0.01}}}, "signature.json": {name: signature},
+        "golden.json": {"vectors": vectors},
+    }.items():  # fmt: skip
+        (tmp_path / file).write_text(json.dumps(content))
+    arrays = {
+        "sequences": np.array([vector["sequence"] for vector in vectors], np.float32),
+        "lengths": np.array([vector["length"] for vector in vectors]),
+    }
+    run = open_onnx(tmp_path / name, model["interface"]["output"])
+    expected = f"{largest_error(run, signature, arrays, logits):.1e}".replace("e-0", "e-")
+    ran = subprocess.run(
+        ["node", WEB / "verify.mjs", tmp_path], env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1, ran.stderr
+    assert f"{name}  WRONG: error {expected}, allowed 0.01" in ran.stdout
+    found = opened(browser, render(sources, model), tmp_path)
+    assert golden_verdict(found) == "✗ This browser does not compute what was verified."
+    assert found.page.inner_text("#golden-0") == f"✗ 1 of {len(vectors)} differ ({expected})"
 
 
 def test_typing_dragging_and_drawing_change_the_answer(

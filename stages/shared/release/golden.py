@@ -3,6 +3,10 @@
 They are few, chosen to show what goes wrong on a device: rows at the border between two classes, where a small error
 changes the decision; a row of each class; quiet and constant values; values far outside the data; of ragged data short
 sequences with something in the padding; and random ones.
+
+How far a file is off elsewhere is one figure, which the bundle's `verify.py`, `web/verify.mjs` and the page that runs
+the model compute alike: the largest difference of any logit of any vector, as a share of the largest logit that the
+file gave for any of them here. It is infinite or no number, and wrong, if a logit is not finite.
 """
 
 from collections.abc import Iterator
@@ -11,9 +15,12 @@ from pathlib import Path
 
 from shared.data.sequences import Prepared
 from shared.execution.runtimes import Floats, Runtime, open_runtime
+from shared.judging.precision import CALIBRATED, FLOAT16, FLOAT32, INT8, precision_of
+from shared.params import StageParams
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 BORDER_ROWS = 8
 ROWS_OF_CLASSES = 12
@@ -24,16 +31,23 @@ PADDING = 7.0
 """What stands after the end of a short sequence: a file that reads it answers otherwise."""
 
 
-EXACT, ROUNDED, QUANTIZED = 1e-5, 5e-3, 2e-2
+TOLERANCES = {FLOAT32: 1e-5, FLOAT16: 5e-3, INT8: 2e-2, CALIBRATED: 2e-2}
+"""Of what a file computes in."""
 
 
-def tolerance_of(variant: str) -> float:
-    """How far a logit may be from the one that was computed here, as a share of the largest one, on another processor.
+def tolerance_of(path: Path) -> float:
+    """How far a logit of a file may be from the one that was computed here, on another processor, as a share (above).
 
-    A file in full precision adds up in another order there; one in half precision rounds other sums, and one whose
-    activations are quantised may round one of them to the next step.
+    A file that computes in full precision adds up in another order there; one in half precision rounds other sums, and
+    one whose activations are quantised may round one of them to the next step.
     """
-    return EXACT if variant == "fp32" else QUANTIZED if variant.startswith("int8") else ROUNDED
+    return TOLERANCES[precision_of(path)]
+
+
+class GoldenParams(StageParams, extra="ignore"):
+    """What section `release` says of golden vectors."""
+
+    seed: int = Field(ge=0, lt=2**32)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from shared.data.sequences import Prepared
 from shared.execution.predictions import find_reference, read_predictions
 from shared.files.artifacts import find_artifacts
 from shared.params import read_params
-from shared.release.golden import Asked, Vector, ask, choose_vectors, tolerance_of
+from shared.release.golden import Asked, GoldenParams, Vector, ask, choose_vectors, tolerance_of
 from shared.stage import StageError, read_json, rounded
 
 import jinja2
@@ -133,7 +133,7 @@ def describe_run(project: Path) -> dict[str, Any]:
     files = find_artifacts(project / "models" / "onnx")
     if not files:
         raise StageError(f"{project / 'models' / 'onnx'}: no ONNX file; the page runs nothing else")
-    vectors = choose_vectors(data, reference, seed=0)
+    vectors = choose_vectors(data, reference, read_params("release", GoldenParams).seed)
     asked = {variant: ask(path, vectors) for variant, path in files.items()}
     return describe(data, asked, vectors, evaluation.get("onnx", {}), export)
 
@@ -173,8 +173,7 @@ def describe(
                 "name": file.path.name,
                 "size": file.path.stat().st_size,
                 "accuracy": evaluation.get(variant, {}).get("accuracy"),
-                "tolerance": tolerance_of(variant),
-                "scale": rounded(float(np.std(file.logits)), 3),
+                "tolerance": tolerance_of(file.path),
                 "bytes": base64.b64encode(file.path.read_bytes()).decode(),
             }
             for variant, file in asked.items()
