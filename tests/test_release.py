@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.sequences import SPLITS, Schema, Split
-from shared.execution.runtimes import Interface, open_runtime
+from shared.execution.interface import Interface
+from shared.execution.runtimes import open_runtime
 from shared.release.signature import signature_of
 from shared.release.signing import sign
 from shared.stage import StageError

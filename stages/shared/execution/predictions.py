@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from shared.data.sequences import open_array
+from shared.execution.interface import Interface
 from shared.files.artifacts import REFERENCE, SUFFIXES
 from shared.stage import StageError, read_json, reading
 
@@ -20,22 +21,6 @@ class Recorded(BaseModel):
     """A part of a record; there may be more in it than is read."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-
-class RecordedInterface(Recorded):
-    """What a file declares of itself: see `shared.execution.runtimes.Interface`."""
-
-    input_name: str | None
-    lengths_name: str | None
-    output_name: str | None
-    input_axes: list[int | str]
-    output_axes: list[int | str] | None
-    dtypes: list[str]
-    features: list[str]
-    classes: list[str]
-    largest_batch: int | None
-    dynamic_time: bool
-    largest_time: int | None
 
 
 class TriedBatch(Recorded):
@@ -69,7 +54,7 @@ class Record(Recorded):
     executor: str
     executor_version: str
     platform: str
-    interface: RecordedInterface
+    interface: Interface
     batch_dependent: bool
     batches: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], TriedBatch]
     probes: dict[str, Answer]

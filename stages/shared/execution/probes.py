@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.data.sequences import Prepared, SplitArrays
-from shared.execution.runtimes import Floats, Interface, Lengths
+from shared.execution.interface import Interface
+from shared.execution.runtimes import Floats, Lengths
 from shared.stage import rounded
 
 import numpy as np

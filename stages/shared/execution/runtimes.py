@@ -8,11 +8,11 @@ import copy
 import importlib
 import json
 import platform
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from shared.execution.interface import Interface
 from shared.files.onnx_graph import all_nodes, read_onnx
 from shared.files.quiet import import_coremltools
 from shared.stage import StageError, one_line, read_bytes, reading
@@ -22,46 +22,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Lengths = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Interface:
-    """What a file declares of itself.
-
-    Attributes:
-        input_name: Name of the input tensor; None where the format has no names.
-        lengths_name: Name of the input of lengths; None where there is none, or the format has no names.
-        output_name: Name of the output tensor; None where the format has no names.
-        input_axes: Of the input tensor: a size, or the name or the range ("1..4096") of a dynamic axis.
-        output_axes: The same of the output; None where the file declares none, as Core ML does if a size is dynamic.
-        dtypes: Of the input, the lengths if there are any, and the output.
-        features: Names of the values at each time step, in the order of the input's last axis.
-        classes: Names of the classes, in the order of the logits.
-        largest_batch: The largest batch that the file accepts; None if there is no limit.
-        dynamic_time: Whether the file accepts sequences of any number of time steps.
-        largest_time: The largest number of time steps that it accepts; None if there is no limit.
-    """
-
-    input_name: str | None
-    lengths_name: str | None
-    output_name: str | None
-    input_axes: list[int | str]
-    output_axes: list[int | str] | None
-    dtypes: list[str]
-    features: list[str]
-    classes: list[str]
-    largest_batch: int | None
-    dynamic_time: bool
-    largest_time: int | None
-
-    @property
-    def takes_lengths(self) -> bool:
-        """Whether the file has a second input, of the sequences' lengths."""
-        return len(self.dtypes) == 3
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
 
 
 class Runtime(Protocol):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from shared.data.sequences import Schema
-from shared.execution.runtimes import Interface
+from shared.execution.interface import Interface
 
 
 def signature_of(interface: Interface, schema: Schema) -> dict[str, Any]:
