@@ -27,7 +27,8 @@ from shared import end_in_one_line  # noqa: E402 - after the path to it
 if __name__ == "__main__":
     end_in_one_line()
 
-from shared.execution.runtimes import Floats, Interface, Lengths, Runtime, open_runtime  # noqa: E402
+from shared.execution.interface import Interface  # noqa: E402
+from shared.execution.runtimes import Floats, Lengths, Runtime, open_runtime  # noqa: E402
 from shared.stage import StageError, one_line, run  # noqa: E402
 from shared.text import printable, printable_json  # noqa: E402
 
