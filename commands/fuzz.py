@@ -56,7 +56,8 @@ from shared.coreml_reference.__main__ import read_arrays  # noqa: E402
 from shared.data.sequences import SPLITS, Prepared, PreparedWriter, SplitArrays  # noqa: E402
 from shared.execution.predictions import nest, read_predictions  # noqa: E402
 from shared.execution.runtimes import open_runtime, stored_names  # noqa: E402
-from shared.files.artifacts import REFERENCE, find_artifacts  # noqa: E402
+from shared.files.artifacts import find_artifacts  # noqa: E402
+from shared.files.formats import REFERENCE  # noqa: E402
 from shared.files.inspection import inspect_file  # noqa: E402
 from shared.files.quiet import import_coremltools  # noqa: E402
 from shared.judging.limits import VerifyParams  # noqa: E402

@@ -35,9 +35,10 @@ from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.cold_start import TIMEOUT_SECONDS, cold_start
 from shared.execution.isolation import Limits, MachineError, call_apart, still_working
 from shared.execution.predictions import nest
-from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner
+from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner, timing_of
 from shared.execution.timing import Call, Rounds, alternate, latency_ms, typical
-from shared.files.artifacts import REFERENCE, SUFFIXES, discard_unlisted, find_artifacts
+from shared.files.artifacts import discard_unlisted, find_artifacts, why_left_out
+from shared.files.formats import FORMATS, REFERENCE, folders
 from shared.files.inspection import FileFacts, inspect_file
 from shared.files.integer_sums import integer_sums
 from shared.files.requirements import requirements_of
@@ -52,7 +53,6 @@ Key = tuple[str, str]
 Name = str | int
 """What is timed: a latency by its name in the figures, a throughput by its size of batch."""
 
-EXECUTORS = {"pytorch": "pytorch", "onnx": "onnxruntime", "coreml": "coreml"}
 STOCK: Key = ("onnx", "stock")
 STANDARD_BATCH = 64
 SPINNING_SECONDS = 0.06  # ONNX Runtime's threads look for more work that long before they go to sleep
@@ -122,7 +122,7 @@ def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params:
     calls = {
         (key, name): call
         for key, path in files.items()
-        for name, call in tried_calls(key, path, split, threads, params).items()
+        for name, call in tried_calls(path, split, threads, params).items()
     }
     seconds = alternate(
         calls,
@@ -135,7 +135,7 @@ def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params:
     return [figures({name: rounds for (of, name), rounds in seconds.items() if of == key}) for key in files]
 
 
-def tried_calls(key: Key, path: Path, split: SplitArrays, threads: int, params: Params) -> dict[Name, Call]:
+def tried_calls(path: Path, split: SplitArrays, threads: int, params: Params) -> dict[Name, Call]:
     """What is timed of a file, each called once.
 
     Raises:
@@ -148,7 +148,7 @@ def tried_calls(key: Key, path: Path, split: SplitArrays, threads: int, params: 
             call()
         except Exception as error:  # what a runtime raises has no common base
             what = f"batch {name}" if isinstance(name, int) else name
-            raise StageError(f"{path}: {EXECUTORS[key[0]]} failed at {what}: {one_line(error)}") from None
+            raise StageError(f"{path}: {timing_of(path).executor} failed at {what}: {one_line(error)}") from None
     return calls
 
 
@@ -171,7 +171,7 @@ def time_apart(
     except StageError:
         for key, path in files.items():
             try:
-                call_apart(try_alone, key, path, rows, threads, params, what=path, limits=limits)
+                call_apart(try_alone, path, rows, threads, params, what=path, limits=limits)
             except MachineError:
                 raise
             except StageError as error:
@@ -183,9 +183,9 @@ def time_apart(
     return dict(zip(files, timed, strict=True)), failed
 
 
-def try_alone(key: Key, path: Path, split: SplitArrays, threads: int, params: Params) -> None:
+def try_alone(path: Path, split: SplitArrays, threads: int, params: Params) -> None:
     """As `tried_calls`, for a process that nothing comes back from but the failure."""
-    tried_calls(key, path, split, threads, params)
+    tried_calls(path, split, threads, params)
 
 
 def calls_of(runner: Runner, split: SplitArrays, batch_sizes: list[int]) -> dict[Name, Call]:
@@ -242,23 +242,29 @@ def benchmark(files: dict[Key, Path], split: SplitArrays, params: Params) -> dic
     """All timings of every file; of one that cannot run the reason: it is for `verify` to judge."""
     results: dict[Key, dict[str, Any]] = {}
     for key, path in files.items():
-        if key[0] == "coreml" and platform.system() != "Darwin":
-            results[key] = {"executor": None, "reason": "Core ML runs on macOS only"}
+        timing = timing_of(path)
+        if timing.not_here:
+            results[key] = {"executor": None, "reason": timing.not_here}
             continue
         try:
-            results[key] = {"executor": EXECUTORS[key[0]], **first_use(path, split, params.cold_starts)}
+            results[key] = {"executor": timing.executor, **first_use(path, split, params.cold_starts)}
         except MachineError:
             raise
         except StageError as error:
             results[key] = {"executor": None, "reason": str(error)}
     runnable = {key: path for key, path in files.items() if results[key]["executor"]}
-    with_threads = {key: path for key, path in runnable.items() if key[0] != "coreml"}
+    with_threads = {key: path for key, path in runnable.items() if timing_of(path).takes_threads}
     one_thread, failed = time_apart(with_threads, split, 1, params)
     runnable = {key: path for key, path in runnable.items() if key not in failed}
     all_threads, others = time_apart(runnable, split, os.cpu_count() or 1, params)
     for key in all_threads:
         results[key] |= {"one_thread": one_thread.get(key), "all_threads": all_threads[key]}
     return results | {key: {"executor": None, "reason": reason} for key, reason in (failed | others).items()}
+
+
+def reason_of(folder: Path) -> str | None:
+    """Why a format has no file in its folder; None if it has one."""
+    return next((reason for path in sorted(folder.iterdir()) if (reason := why_left_out(path))), None)
 
 
 def export_checkpoint(checkpoint: Path, batch: Batch, path: Path) -> None:
@@ -277,21 +283,16 @@ def main() -> None:
     """Read the arguments and the parameters; measure every file; write sizes and timings."""
     args = parse_args(
         __doc__,
-        inputs={
-            "prepared": "the folder of prepared arrays",
-            "pytorch": "the folder of checkpoints",
-            "onnx": "the folder of ONNX files",
-            "coreml": "the folder of Core ML packages",
-        },
+        inputs={"prepared": "the folder of prepared arrays", **folders()},
         outputs={"size": "what each file is (JSON)", "timings": "what each file took on this machine (JSON)"},
     )
     params = read_params("benchmark", Params)
     split = Prepared(args.prepared).split("test")
-    for file_format in SUFFIXES:
+    for file_format in FORMATS:
         discard_unlisted(getattr(args, file_format))
     files: dict[Key, Path] = {
         (file_format, variant): path
-        for file_format in SUFFIXES
+        for file_format in FORMATS
         for variant, path in find_artifacts(getattr(args, file_format)).items()
     }
     if REFERENCE not in files:
@@ -308,7 +309,9 @@ def main() -> None:
         results = benchmark(files | {STOCK: stock}, split, params)
     results[STOCK] |= {"bytes": stock_size.bytes, "compressed_bytes": stock_size.compressed_bytes}
     write_metrics(args.size, nest(measured))
-    write_metrics(args.timings, {"machine": machine(), "ops": nest(ops), "files": nest(results)})
+    left_out = {name: reason for name in FORMATS if (reason := reason_of(getattr(args, name)))}
+    timings = {"machine": machine(), "left_out": left_out, "ops": nest(ops), "files": nest(results)}
+    write_metrics(args.timings, timings)
 
 
 if __name__ == "__main__":

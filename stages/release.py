@@ -16,6 +16,7 @@ from typing import Any
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import find_reference, read_predictions
+from shared.files.formats import EXPORTED, folders
 from shared.judging.recommendation import Candidate, Choice, ReportParams, choose, collect
 from shared.params import read_params
 from shared.release.bill import bill_of_materials
@@ -121,8 +122,7 @@ def main() -> None:
         inputs={
             "prepared": "the folder of prepared arrays",
             "predictions": "the folder of PyTorch's logits",
-            "onnx": "the folder of ONNX files",
-            "coreml": "the folder of mlpackages",
+            **{name: folders()[name] for name in EXPORTED},
             "training": "the figures of training (JSON)",
             "evaluation": "what each file is worth (JSON)",
             "verification": "the verdict on each file (JSON)",
@@ -139,7 +139,7 @@ def main() -> None:
     choices = [choose(candidates, target) for target in targets]
     reference = find_reference(list(read_predictions(args.predictions))).logits
     vectors = choose_vectors(data, reference, params.seed)
-    released = ask_files(choices, {"onnx": args.onnx, "coreml": args.coreml}, vectors)
+    released = ask_files(choices, {name: getattr(args, name) for name in EXPORTED}, vectors)
     asked = [each for _, each in released]
 
     with replacing(args.bundle) as folder:

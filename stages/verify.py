@@ -24,7 +24,8 @@ from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import Prediction, find_reference, nest, read_predictions
 from shared.execution.probes import Probe, probes_of
-from shared.files.artifacts import REFERENCE, SUFFIXES, find_artifacts
+from shared.files.artifacts import find_artifacts
+from shared.files.formats import EXPORTED, FORMATS, REFERENCE, folders
 from shared.judging.inside import FormatJudge, Net, load_net
 from shared.judging.limits import VerifyParams
 from shared.judging.parity import BIN_EDGES, Comparison, Scale, compare, measure
@@ -39,8 +40,6 @@ from numpy.typing import NDArray
 
 EXPORT = "fp32"
 """The file of a format that the others are made from."""
-
-EXPORTED = [file_format for file_format in SUFFIXES if file_format != REFERENCE[0]]
 
 Key = tuple[str, str]
 """Format and precision of a file."""
@@ -306,9 +305,7 @@ def main() -> None:
         __doc__,
         inputs={
             "prepared": "the folder of prepared arrays",
-            "pytorch": "the folder of the checkpoint",
-            "onnx": "the folder of the ONNX files",
-            "coreml": "the folder of the mlpackages",
+            **folders(),
             "predictions": "the folder of all logits",
             "evaluation": "what each file is worth (JSON)",
         },
@@ -323,9 +320,7 @@ def main() -> None:
     data = Prepared(args.prepared)
     predictions = list(read_predictions(args.predictions))
     files = {
-        (folder, variant): path
-        for folder in SUFFIXES
-        for variant, path in find_artifacts(getattr(args, folder)).items()
+        (folder, variant): path for folder in FORMATS for variant, path in find_artifacts(getattr(args, folder)).items()
     }
     evaluation = read_json(args.evaluation)
     bench = set_up(data, files[REFERENCE], predictions, evaluation, names, params)

@@ -9,11 +9,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from shared import AVX2_KERNELS, has_avx2
+from shared.execution import runners, runtimes
+from shared.files import inspection, requirements
+from shared.files.formats import EXPORTED, FORMATS, Exported
+from shared.judging import precision, stored, twin
 from shared.network.architectures import Choice
+from shared.page import pictures
+from shared.page import sections as page_sections
 from shared.params import StageParams
+from shared.release import verify_bundle
 from tests.support import items_of
 
 import pytest
@@ -252,6 +259,23 @@ def test_every_key_has_no_default_in_code() -> None:
 def test_no_stage_depends_on_the_gate() -> None:
     """What a regression is can be changed without running anything but the page that shows every parameter."""
     assert not [name for name, stage in EXPANDED.items() if "gate" in stage.get("params", [])]
+
+
+def test_every_format_is_in_the_table_of_each_wing() -> None:
+    """And no table has one that there is not: docs/adding-a-format.md lists them."""
+    suffixes = {each.suffix for each in FORMATS.values()}
+    of_all = inspection.READERS, requirements.READERS, runtimes.MODULES, runtimes.OPENERS, runners.TIMINGS
+    of_exported = stored.READERS, precision.READERS, twin.SOURCES, verify_bundle.OPENERS
+    assert all(set(table) == suffixes for table in of_all)
+    exported = {FORMATS[name].suffix for name in EXPORTED}
+    assert all(set(table) == exported for table in of_exported)
+    assert list(pictures.FORMAT_COLORS) == list(FORMATS)
+    assert list(page_sections.size_accuracy.FORMAT_MARKERS) == list(page_sections.requirements.TABLES) == EXPORTED
+    assert get_args(Exported) == tuple(EXPORTED)
+    folders = [f"models/{name}" for name in FORMATS]
+    assert PIPELINE["stages"]["predict"]["foreach"] == list(FORMATS)
+    for name, read in {"verify": folders, "benchmark": folders, "release": folders[1:]}.items():
+        assert [word for word in EXPANDED[name]["cmd"].split() if word in folders] == read
 
 
 def test_every_model_of_the_example_is_a_dvc_artifact_and_every_artifact_a_model() -> None:

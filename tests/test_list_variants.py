@@ -7,11 +7,17 @@ from pathlib import Path
 
 import compress_onnx
 from compress_coreml import parse_variant
-from shared.files.artifacts import COMPRESSED, discard_unlisted, find_artifacts, write_list
+from shared.files.artifacts import discard_unlisted, find_artifacts, write_list
+from shared.files.formats import FORMATS
 from shared.stage import StageError
 from tests.support import Project
 
 import pytest
+
+
+def compressed_by_list(name: str, variant: str) -> bool:
+    pattern = FORMATS[name].compressed
+    return pattern is not None and pattern.fullmatch(variant) is not None
 
 
 @pytest.mark.parametrize(
@@ -19,11 +25,11 @@ import pytest
 )
 def test_every_variant_of_an_mlpackage_is_known_as_one(variant: str) -> None:
     assert parse_variant(variant)
-    assert COMPRESSED[".mlpackage"].fullmatch(variant)
+    assert compressed_by_list("coreml", variant)
 
 
 def test_every_variant_of_an_onnx_file_is_known_as_one() -> None:
-    assert all(COMPRESSED[".onnx"].fullmatch(variant) for variant in compress_onnx.RECIPES)
+    assert all(compressed_by_list("onnx", variant) for variant in compress_onnx.RECIPES)
 
 
 def test_only_files_of_variants_that_the_list_lacks_are_deleted(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.files.artifacts import SUFFIXES
+from shared.files.formats import SUFFIXES
 from tests.edits import Array, Onnx, Package
 from tests.support import SMALL, Workspace, call_stages, rejections, set_params, write_params
 

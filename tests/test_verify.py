@@ -12,7 +12,7 @@ import verify
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import Prediction, find_reference, read_predictions
-from shared.files.artifacts import SUFFIXES
+from shared.files.formats import SUFFIXES
 from shared.files.quiet import import_coremltools
 from shared.judging.inside import FormatJudge
 from shared.judging.limits import VerifyParams

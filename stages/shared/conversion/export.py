@@ -1,8 +1,9 @@
-"""What both exporters ask for, and what every exported file says of itself: names, axes, classes, training figures."""
+"""What all exporters ask for, and what every exported file says of itself: names, axes, classes, training figures."""
 
 import json
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from shared.files.formats import Exported
 from shared.params import StageParams
 from shared.stage import StageError
 
@@ -18,9 +19,9 @@ TRACED_BATCH, TRACED_TIME = 3, 7  # no sizes that an axis could also have by acc
 
 
 class ExportParams(StageParams):
-    """Section `export`: shared by both exporters, so that their files agree."""
+    """Section `export`: shared by all exporters, so that their files agree."""
 
-    formats: list[Literal["onnx", "coreml"]] = Field(min_length=1)
+    formats: list[Exported] = Field(min_length=1)
     input_name: str = Field(pattern=IDENTIFIER)
     lengths_name: str = Field(pattern=IDENTIFIER)
     output_name: str = Field(pattern=IDENTIFIER)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from shared.files.formats import EXPORTED, FORMATS
 from shared.stage import StageError, machine_fault, one_line
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ INSTEAD = {
 }
 """What to write instead, by a part of an operation's name."""
 
-FORMATS = {"onnx": "ONNX", "coreml": "Core ML"}
 EXPORTERS = ("torch.onnx", "torch.export", "torch.fx", "torch._dynamo", "onnxscript")
 LONGEST_REASON = 160  # characters of a library's own words
 COREML_LOG = re.compile(r"converting '([^']+)' op \(located at: '([^']*)'\)")
@@ -95,7 +95,7 @@ def in_one_line(error: Exception, logged: str, net: "nn.Module", file_format: st
     operation, module, instead = _located(errors, logged, net)
     instead = instead or next((words for part, words in INSTEAD.items() if part in (operation or "")), None)
     reason = COLOUR.sub("", one_line(errors[-1]))[:LONGEST_REASON]
-    title, others = FORMATS[file_format], ", ".join(other for other in FORMATS if other != file_format)
+    title, others = FORMATS[file_format].title, ", ".join(other for other in EXPORTED if other != file_format)
     return (
         f"{title} cannot carry {operation or 'an operation'} of {module}: {reason}; "
         f"instead: {instead or 'other operations of torch'}; or leave {title} out: export.formats: [{others}]"

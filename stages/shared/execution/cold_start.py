@@ -1,6 +1,5 @@
 """What the first use of a model file costs, measured in a process that does nothing else."""
 
-import importlib
 import platform
 import re
 import resource
@@ -11,7 +10,7 @@ from typing import Any
 
 from shared.execution.isolation import Limits, call_apart
 from shared.execution.runners import Batch, open_runner
-from shared.files.quiet import import_coremltools
+from shared.execution.runtimes import import_runtimes
 from shared.stage import StageError, one_line
 
 TIMEOUT_SECONDS = 300
@@ -44,7 +43,7 @@ def cold_start(path: Path, batches: list[Batch]) -> ColdStart:
 
 
 def _measure(path: Path, batches: list[Batch]) -> dict[str, Any]:
-    import_runtime(path)
+    import_runtimes([path])
     before = peak_memory()
     start = time.perf_counter()
     runner = open_runner(path, threads=1)
@@ -55,14 +54,6 @@ def _measure(path: Path, batches: list[Batch]) -> dict[str, Any]:
     except Exception as error:  # what a runtime raises has no common base
         raise StageError(f"{path}: cannot be run: {one_line(error)}") from None
     return {"load_seconds": seconds, "peak_memory": peak_memory() - before}
-
-
-def import_runtime(path: Path) -> None:
-    """Import what running the file needs."""
-    if path.suffix == ".mlpackage":
-        import_coremltools()
-    else:
-        importlib.import_module("onnxruntime" if path.suffix == ".onnx" else "shared.network.model")
 
 
 def peak_memory() -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from shared.data.sequences import open_array
 from shared.execution.interface import Interface
-from shared.files.artifacts import REFERENCE, SUFFIXES
+from shared.files.formats import FORMATS, REFERENCE
 from shared.stage import StageError, read_json, reading
 
 import numpy as np
@@ -71,7 +71,7 @@ class Prediction:
     """One executed file.
 
     Attributes:
-        format: `pytorch`, `onnx` or `coreml`.
+        format: A name of `FORMATS`.
         precision: Such as `fp16`.
         logits: (rows, classes), float32, a memory map; without rows if the execution failed.
         record: Who executed it, what the file declares, its answers to the probes; see `stages/predict.py`.
@@ -94,7 +94,7 @@ def read_predictions(folder: Path) -> Iterator[Prediction]:
     Raises:
         StageError: A record or its logits cannot be read.
     """
-    for file_format in SUFFIXES:
+    for file_format in FORMATS:
         for record_file in record_files(folder / file_format):
             logits_file = record_file.with_suffix(".npy")
             with reading(record_file, "prediction", ADVICE):

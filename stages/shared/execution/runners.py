@@ -4,6 +4,8 @@ A runner holds no more than its runtime needs, so that the time is the runtime's
 nothing is checked.
 """
 
+import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,13 +114,45 @@ class CoreMLRunner:
 Runner = PyTorchRunner | OnnxRunner | CoreMLRunner
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Who times the files of a format.
+
+    Attributes:
+        executor: Its name in the figures.
+        open: Opens a file, to run with that many threads if it takes such a number.
+        takes_threads: Whether it does.
+        not_here: Why it cannot be timed on this machine, in words; None if it can.
+    """
+
+    executor: str
+    open: Callable[[Path, int], Runner]
+    takes_threads: bool = True
+    not_here: str | None = None
+
+
+TIMINGS = {
+    ".pt": Timing("pytorch", PyTorchRunner),
+    ".onnx": Timing("onnxruntime", OnnxRunner),
+    ".mlpackage": Timing(
+        "coreml",
+        lambda path, _: CoreMLRunner(path),
+        takes_threads=False,
+        not_here=None if platform.system() == "Darwin" else "Core ML runs on macOS only",
+    ),
+}
+
+
+def timing_of(path: Path) -> Timing:
+    """Who times a file."""
+    return TIMINGS[path.suffix]
+
+
 def open_runner(path: Path, threads: int) -> Runner:
-    """Open a file with the runner of its format; Core ML takes no number of threads.
+    """Open a file with the runner of its format.
 
     Raises:
         StageError: The file is damaged.
     """
     with reading(path, "model"):
-        if path.suffix == ".pt":
-            return PyTorchRunner(path, threads)
-        return OnnxRunner(path, threads) if path.suffix == ".onnx" else CoreMLRunner(path)
+        return timing_of(path).open(path, threads)

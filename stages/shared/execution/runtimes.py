@@ -8,6 +8,7 @@ import copy
 import importlib
 import json
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,14 +45,14 @@ class Runtime(Protocol):
 
 def import_runtimes(paths: list[Path]) -> None:
     """Import what opening and running these files takes, so that a process forked from this one need not."""
-    for suffix in {path.suffix for path in paths} & RUNTIMES.keys():
+    for suffix in {path.suffix for path in paths} & MODULES.keys():
         if suffix == ".mlpackage":
             import_coremltools()
-        for name in RUNTIMES[suffix]:
+        for name in MODULES[suffix]:
             importlib.import_module(name)
 
 
-RUNTIMES = {
+MODULES = {
     ".pt": ["shared.network.model"],
     ".onnx": ["onnx", "onnxruntime"],
     ".mlpackage": ["shared.coreml_reference", "coremltools.converters.mil.frontend.milproto.load"],
@@ -65,16 +66,12 @@ def open_runtime(path: Path) -> Runtime:
     Raises:
         StageError: The file is damaged, incomplete, or has other tensors than a sequence, perhaps lengths, and logits.
     """
+    if path.suffix not in OPENERS:
+        raise StageError(
+            f"{path}: no runtime opens {path.suffix or 'a file without a suffix'}; known: {', '.join(OPENERS)}"
+        )
     with reading(path, "model"):
-        if path.suffix == ".pt":
-            return PyTorchRuntime(path)
-        if path.suffix == ".onnx":
-            return OnnxRuntime(path)
-        if path.suffix == ".mlpackage":
-            return CoreMLRuntime(path) if platform.system() == "Darwin" else ReferenceRuntime(path)
-    raise StageError(
-        f"{path}: no runtime opens {path.suffix or 'a file without a suffix'}; known: .pt, .onnx, .mlpackage"
-    )
+        return OPENERS[path.suffix](path)
 
 
 def stored_names(path: Path, metadata: dict[str, str], key: str) -> list[str]:
@@ -332,3 +329,11 @@ def _by_name(interface: Interface, batch: Floats, lengths: Lengths | None) -> di
 def _naming(path: Path, error: Exception) -> str:
     message = one_line(error)
     return message if str(path) in message else f"{path}: {message}"
+
+
+OPENERS: dict[str, Callable[[Path], Runtime]] = {
+    ".pt": PyTorchRuntime,
+    ".onnx": OnnxRuntime,
+    ".mlpackage": CoreMLRuntime if platform.system() == "Darwin" else ReferenceRuntime,
+}
+"""The runtime behind each suffix."""

@@ -1,5 +1,5 @@
 """A model's file in; what it is, what it holds and how large it is out, without running it.
 
-`artifacts` knows formats and names, `mlpackage` and `onnx_graph` walk over the two formats, `inspection` takes the
-facts, `quiet` imports coremltools.
+`formats` lists the formats, `artifacts` finds their files, `mlpackage` and `onnx_graph` walk over what two of them
+hold, `inspection` takes the facts, `quiet` imports coremltools.
 """

@@ -1,4 +1,4 @@
-"""The formats a model is exported to, their precisions, and the names they give.
+"""Where the files of each format and precision lie, and which of them count.
 
     models/<format>/classifier-<precision>.<suffix>    models/onnx/classifier-fp32.onnx
     models/<format>/variants.json                      the compressed variants that params.yaml lists
@@ -12,17 +12,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from shared.files.formats import SUFFIXES, format_of
 from shared.stage import StageError, read_json, remove, replacing, write_json
 
-SUFFIXES = {"pytorch": ".pt", "onnx": ".onnx", "coreml": ".mlpackage"}
-REFERENCE = ("pytorch", "fp32")
 LIST = "variants.json"
-LEFT_OUT = "This format is left out: export.formats in params.yaml names those that are written.\n"
-COMPRESSED = {
-    ".onnx": re.compile(r"fp16|int8|int8_weights|int8_static"),
-    ".mlpackage": re.compile(r"(sparse\d+_)?(sparse|palette|int)\d+"),
-}
-"""The names of the variants that the stages of a list make, which only the list decides on."""
+NOTE = "This format is left out: {}\n"
+NOTED = re.compile(NOTE.format(r"([ -~]+)"))
+LONGEST_NOTE = 1000  # bytes
+BY_CHOICE = "export.formats in params.yaml names those that are written."
 
 
 def find_artifacts(folder: Path) -> dict[str, Path]:
@@ -35,18 +32,27 @@ def find_artifacts(folder: Path) -> dict[str, Path]:
     return {precision_of(path): path for path in files}
 
 
-def write_left_out(path: Path) -> None:
+def write_left_out(path: Path, reason: str = BY_CHOICE) -> None:
     """Write a note in place of a file whose format is left out: DVC wants every output to be there."""
+    known = format_of(path.suffix)
     with replacing(path) as beside:
-        if path.suffix == SUFFIXES["coreml"]:
+        if known and known.is_folder:
             beside.mkdir()
-        _note_in(beside).write_text(LEFT_OUT)
+        _note_in(beside).write_text(NOTE.format(reason))
 
 
 def is_left_out(path: Path) -> bool:
     """Whether a file of a format is such a note, and no model."""
+    return why_left_out(path) is not None
+
+
+def why_left_out(path: Path) -> str | None:
+    """What such a note says; None if the file is none."""
     note = _note_in(path)
-    return note.is_file() and note.stat().st_size == len(LEFT_OUT) and note.read_bytes() == LEFT_OUT.encode()
+    if not note.is_file() or note.stat().st_size > LONGEST_NOTE:
+        return None
+    found = NOTED.fullmatch(note.read_bytes().decode(errors="replace"))
+    return found[1] if found else None
 
 
 def _note_in(path: Path) -> Path:
@@ -80,6 +86,6 @@ def discard_unlisted(folder: Path) -> None:
     if not isinstance(listed, list):
         raise StageError(f"{folder / LIST}: found no list of variants; `dvc repro` writes it")
     for variant, path in find_artifacts(folder).items():
-        pattern = COMPRESSED.get(path.suffix)
-        if pattern and pattern.fullmatch(variant) and variant not in listed:
+        known = format_of(path.suffix)
+        if known and known.compressed and known.compressed.fullmatch(variant) and variant not in listed:
             remove(path)

@@ -5,7 +5,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -67,21 +67,16 @@ class Stored:
 
 
 def inspect_file(path: Path) -> FileFacts:
-    """Read the facts of an `.onnx` file, an `.mlpackage` or a checkpoint (`.pt`).
+    """Read the facts of a checkpoint or an exported file.
 
     Raises:
         StageError: The file is missing, damaged, or of another format.
     """
-    formats = {
-        ".onnx": ("ONNX file", _read_onnx),
-        ".mlpackage": ("Core ML package", _read_mlpackage),
-        ".pt": ("checkpoint", _read_checkpoint),
-    }
-    if path.suffix not in formats:
-        raise StageError(f"{path}: not a model file; known: {', '.join(formats)}")
+    if path.suffix not in READERS:
+        raise StageError(f"{path}: not a model file; known: {', '.join(READERS)}")
     if not path.exists():
         raise StageError(f"{path}: no such file or folder")
-    what, read = formats[path.suffix]
+    what, read = READERS[path.suffix]
     with reading(path, what):
         return _facts(path, *read(path))
 
@@ -277,3 +272,11 @@ def _read_checkpoint(path: Path) -> tuple[list[Stored], Counter[str]]:
         if tensor.is_floating_point() and tensor.ndim > 0
     ]
     return tensors, Counter()
+
+
+READERS: dict[str, tuple[str, Callable[[Path], tuple[list[Stored], Counter[str]]]]] = {
+    ".onnx": ("ONNX file", _read_onnx),
+    ".mlpackage": ("Core ML package", _read_mlpackage),
+    ".pt": ("checkpoint", _read_checkpoint),
+}
+"""What a file is called, and what reads its tensors and ops, by its suffix."""

@@ -1,5 +1,6 @@
 """What a model file asks of the device that runs it, read from the file alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,34 @@ def requirements_of(path: Path) -> dict[str, Any]:
     Raises:
         StageError: The file is damaged.
     """
-    if path.suffix == ".mlpackage":
-        version = read_model(path).specificationVersion
-        ios, macos = APPLE_SYSTEMS.get(version, (None, None))
-        return {"specification_version": version, "ios": ios, "macos": macos}
-    if path.suffix == ".onnx":
-        model = read_onnx(path)
-        nodes = list(all_nodes(model))
-        opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
-        own = sorted({node.op_type for node in nodes if node.domain not in STANDARD})
-        return {
-            "opset": opset,
-            "ir_version": model.ir_version,
-            "contrib_ops": own,
-            "onnxruntime": oldest_runtime(opset, model.ir_version, own),
-        }
-    return {}
+    return READERS[path.suffix](path)
+
+
+def _of_mlpackage(path: Path) -> dict[str, Any]:
+    version = read_model(path).specificationVersion
+    ios, macos = APPLE_SYSTEMS.get(version, (None, None))
+    return {"specification_version": version, "ios": ios, "macos": macos}
+
+
+def _of_onnx(path: Path) -> dict[str, Any]:
+    model = read_onnx(path)
+    nodes = list(all_nodes(model))
+    opset = max((entry.version for entry in model.opset_import if entry.domain in STANDARD), default=0)
+    own = sorted({node.op_type for node in nodes if node.domain not in STANDARD})
+    return {
+        "opset": opset,
+        "ir_version": model.ir_version,
+        "contrib_ops": own,
+        "onnxruntime": oldest_runtime(opset, model.ir_version, own),
+    }
+
+
+READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".pt": lambda _: {},
+    ".onnx": _of_onnx,
+    ".mlpackage": _of_mlpackage,
+}
+"""What a file needs, by its suffix."""
 
 
 def oldest_runtime(opset: int, ir_version: int, contrib_ops: list[str]) -> str | None:

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
+from shared.files.formats import Exported
 from shared.params import StageParams
 
 from pydantic import Field
 
-Exported = Annotated[str, Field(pattern="^(onnx|coreml)$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -26,4 +26,6 @@ class VerifyParams(StageParams):
 
     def allowed(self, limit: "Share | dict[Exported, Share]", file_format: str) -> float | None:
         """A limit for one format; None if only other formats have one."""
-        return limit.get(file_format) if isinstance(limit, dict) else limit
+        if isinstance(limit, dict):
+            return next((share for name, share in limit.items() if name == file_format), None)
+        return limit

@@ -10,7 +10,7 @@ Measured on the five architectures and every variant of them: files are at most 
 compute as this allows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +61,7 @@ def precision_of(path: Path) -> Precision:
     Raises:
         StageError: The file cannot be read.
     """
-    found = _in_onnx(path) if path.suffix == ".onnx" else _in_mlpackage(path)
+    found = READERS[path.suffix](path)
     return max(found, key=lambda precision: (precision.roundings, precision is CALIBRATED), default=FLOAT32)
 
 
@@ -94,3 +94,7 @@ def _in_mlpackage(path: Path) -> Iterator[Precision]:
             continue
         if any(getattr(variable, "dtype", None) == types.fp16 for variable in operation.outputs):
             yield FLOAT16
+
+
+READERS: dict[str, Callable[[Path], Iterator[Precision]]] = {".onnx": _in_onnx, ".mlpackage": _in_mlpackage}
+"""What tells the precisions that a file computes in, by its suffix."""

@@ -9,20 +9,15 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from shared.files.artifacts import REFERENCE, SUFFIXES
+from shared.files.formats import FORMATS, REFERENCE, SUFFIXES, Exported
 from shared.files.requirements import version_numbers
-from shared.judging.limits import Exported
 from shared.params import Count, StageParams
 from shared.stage import StageError
 
 from pydantic import Field, PlainValidator, field_validator, model_validator
 
-RUNTIMES = {"onnx": "ONNX Runtime", "coreml": "Core ML"}
-"""What runs the exported files of a format."""
-
 SYSTEMS = {"ios": "iOS", "macos": "macOS", "onnxruntime": "ONNX Runtime"}
 """What a file can need a version of, by its name in size.json and in params.yaml."""
-SYSTEMS_OF = {"onnx": ["onnxruntime"], "coreml": ["ios", "macos"]}
 
 
 def _version(value: Any) -> str:
@@ -53,7 +48,7 @@ class Target(StageParams):
 
     @model_validator(mode="after")
     def _has_a_floor(self) -> Self:
-        own = SYSTEMS_OF[self.format]
+        own = FORMATS[self.format].systems
         others = [system for system in SYSTEMS if system not in own and getattr(self, system) is not None]
         if others:
             raise ValueError(f"{others[0]} is no floor of {self.format} files; allowed: {', '.join(own)}")
@@ -111,7 +106,7 @@ class Candidate:
     """A model file and all that the metrics say of it.
 
     Attributes:
-        format: `pytorch`, `onnx` or `coreml`.
+        format: A name of `FORMATS`.
         variant: Such as `fp16`.
         task: What it is worth on the test split (evaluate.json); None if it was not executed.
         parity: How far it is from PyTorch (verify.json); None for PyTorch itself, or if it was not verified.
@@ -197,7 +192,7 @@ class Choice:
     @property
     def runtime(self) -> str:
         """What runs the file."""
-        return RUNTIMES[self.target.format]
+        return FORMATS[self.target.format].runtime
 
     @property
     def needs(self) -> str:
@@ -261,9 +256,9 @@ def collect(
         for file_format, variants in metrics.items()
         for variant in variants
     }
-    unknown = sorted({file_format for file_format, _ in names} - set(SUFFIXES))
+    unknown = sorted({file_format for file_format, _ in names} - set(FORMATS))
     if unknown:
-        raise StageError(f"the metrics name the unknown format {unknown[0]!r}; known: {', '.join(SUFFIXES)}")
+        raise StageError(f"the metrics name the unknown format {unknown[0]!r}; known: {', '.join(FORMATS)}")
     candidates = []
     for file_format, variant in names:
         task, parity, size, speed = (
@@ -277,7 +272,7 @@ def collect(
             or ("was made from a net that is no better than its baseline" if against_all else None)
         )
         candidates.append(Candidate(file_format, variant, task, parity, size, speed, loss, objection))
-    order = list(SUFFIXES)
+    order = list(FORMATS)
     return sorted(candidates, key=lambda file: (order.index(file.format), -file.bytes, file.variant))
 
 

@@ -4,7 +4,7 @@ A weight is a constant tensor of numbers (one axis at least) that an op computes
 points, tables, masks) belongs to it; shapes, indices and scalars are none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -79,13 +79,13 @@ class Stored:
 
 
 def read_weights(path: Path) -> list[Stored]:
-    """Every weight of an ONNX file or an mlpackage, in the order in which the graph reads them.
+    """Every weight of an exported file, in the order in which the graph reads them.
 
     Raises:
         StageError: The file cannot be read, or holds a weight in a form that nothing here restores.
     """
     try:
-        return list(_read_onnx(path) if path.suffix == ".onnx" else _read_mlpackage(path))
+        return list(READERS[path.suffix](path))
     except StageError:
         raise
     except Exception as error:  # a damaged file has many ways to fail
@@ -407,3 +407,7 @@ def _tables(title: str, lut: Floats, shape: tuple[int, ...]) -> tuple[tuple[tupl
         )
         for block in np.ndindex(*counts)
     )
+
+
+READERS: dict[str, Callable[[Path], Iterator[Stored]]] = {".onnx": _read_onnx, ".mlpackage": _read_mlpackage}
+"""What reads the weights of a file, by its suffix."""

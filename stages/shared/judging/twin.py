@@ -5,6 +5,7 @@ cost: the file has to compute what its twin computes, but for the rounding of th
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +39,7 @@ def open_source(path: Path) -> Source:
     Raises:
         StageError: It cannot be read.
     """
-    return _OnnxSource(path) if path.suffix == ".onnx" else _PackageSource(path)
+    return SOURCES[path.suffix](path)
 
 
 class _OnnxSource:
@@ -99,6 +100,10 @@ class _PackageSource:
         bounds = self._model.inputs[names["f"]].bounds
         largest = bounds[0][1] if bounds else len(sequences)
         return batched(run, sequences, lengths, min(BATCH, largest or BATCH))
+
+
+SOURCES: dict[str, Callable[[Path], Source]] = {".onnx": _OnnxSource, ".mlpackage": _PackageSource}
+"""What opens the float32 file of a format, by its suffix."""
 
 
 def batched(run: Any, sequences: Floats, lengths: Lengths | None, size: int) -> NDArray[np.float64]:

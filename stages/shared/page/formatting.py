@@ -4,9 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from shared.files.artifacts import REFERENCE
-from shared.judging.recommendation import Candidate
+from shared.files.formats import REFERENCE
+from shared.judging.recommendation import SYSTEMS, Candidate
 
+EXECUTORS = {"onnxruntime": "ONNX Runtime", "coreml": "Core ML, macOS", "reference": "reference evaluator"}
+"""Who executes exported files, by the name in the records."""
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -42,8 +44,7 @@ def format_change_interval(interval: list[float]) -> str:
 
 def format_requirement(requires: dict[str, Any]) -> str:
     """The oldest systems that run a file; a dash if nobody looked."""
-    names = {"ios": "iOS", "macos": "macOS", "onnxruntime": "ONNX Runtime"}
-    words = [f"{name} {requires[key] or '?'}" for key, name in names.items() if key in requires]
+    words = [f"{name} {requires[key] or '?'}" for key, name in SYSTEMS.items() if key in requires]
     return ", ".join(words) or "\N{EN DASH}"
 
 
@@ -88,9 +89,7 @@ def format_executor(file: Candidate) -> str:
     if not file.parity or not file.parity.get("executor"):
         return "nobody"
     executor, version = file.parity["executor"], file.parity["executor_version"]
-    if executor == "reference":
-        return "reference evaluator"
-    return {"onnxruntime": "ONNX Runtime", "coreml": "Core ML, macOS"}[executor] + f" {version}"
+    return EXECUTORS[executor] if executor == "reference" else f"{EXECUTORS[executor]} {version}"
 
 
 def verdict(file: Candidate, best: list[Candidate]) -> tuple[str, str]:

@@ -4,6 +4,8 @@ import re
 from io import BytesIO, StringIO
 from typing import Any
 
+from shared.files.formats import FORMATS
+
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
@@ -12,7 +14,7 @@ BLUE, ORANGE, GOOD = "#2563eb", "#c2410c", "#15803d"
 THEME = {INK: "ink", SOFT: "soft", LINE: "line", GROUND: "ground", BLUE: "blue", ORANGE: "orange", GOOD: "good"}
 """The colours of the pictures, and the page's CSS variables that take their place in an SVG."""
 
-FORMAT_NAMES = {"pytorch": "PyTorch", "onnx": "ONNX", "coreml": "Core ML"}
+FORMAT_NAMES = {name: each.title for name, each in FORMATS.items()}
 FORMAT_COLORS = {"pytorch": SOFT, "onnx": BLUE, "coreml": ORANGE}
 STYLE: dict[Any, Any] = {
     "font.size": 10,

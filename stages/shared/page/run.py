@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.sequences import Prepared, Schema
-from shared.files.artifacts import REFERENCE
+from shared.files.formats import EXPORTED, REFERENCE
 from shared.judging.limits import VerifyParams
-from shared.judging.recommendation import RUNTIMES, Candidate, Choice, Target, choose, collect, object_to_source
+from shared.judging.recommendation import Candidate, Choice, Target, choose, collect, object_to_source
 from shared.judging.uncertainty import loss_in_words
 from shared.stage import StageError, one_line, read_json
 
@@ -76,7 +76,7 @@ class Run:
     @cached_property
     def exported(self) -> list[Candidate]:
         """All but PyTorch."""
-        return [file for file in self.candidates if file.format in RUNTIMES]
+        return [file for file in self.candidates if file.format in EXPORTED]
 
     @cached_property
     def choices(self) -> list[Choice]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.files.artifacts import LEFT_OUT, find_artifacts, is_left_out, write_left_out
+from shared.files.artifacts import BY_CHOICE, NOTE, find_artifacts, is_left_out, why_left_out, write_left_out
 
 import pytest
 
@@ -13,10 +13,16 @@ def test_a_format_that_is_left_out_has_no_artifacts(tmp_path: Path, name: str) -
     write_left_out(path)
     write_left_out(path)
     assert is_left_out(path)
+    assert why_left_out(path) == BY_CHOICE
+    write_left_out(path, "another reason")
+    assert why_left_out(path) == "another reason"
     assert find_artifacts(tmp_path) == {}
 
 
-@pytest.mark.parametrize("content", [b"", LEFT_OUT[:-1].encode(), LEFT_OUT.encode() + b"\x08", b"\xff" * len(LEFT_OUT)])
+WORDS = NOTE.format(BY_CHOICE).encode()
+
+
+@pytest.mark.parametrize("content", [b"", WORDS[:-1], WORDS + b"\x08", b"\xff" * len(WORDS)])
 def test_a_damaged_file_is_not_taken_for_a_note(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "classifier-fp32.onnx"
     path.write_bytes(content)

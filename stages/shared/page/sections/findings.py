@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shared.files.formats import FORMATS
 from shared.judging.recommendation import Candidate
 from shared.page.run import Run
 
@@ -35,7 +36,7 @@ def check_of(problem: str) -> str:
 
 def stage_of(file: Candidate) -> str:
     """The stage that wrote a file, as `dvc repro` takes it."""
-    exported = file.variant == "fp32" or (file.format, file.variant) == ("coreml", "fp16")
+    exported = file.variant in FORMATS[file.format].exported
     return f"export_{file.format}" if exported else f"compress_{file.format}@{file.variant}"
 
 

@@ -1,11 +1,58 @@
 """What each file needs of the device that runs it."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from shared.files.formats import FORMATS
+from shared.judging.recommendation import Candidate
+from shared.page.formatting import format_requirement
 from shared.page.run import Run
 
 
+class Column(NamedTuple):
+    """A column: its title, what stands in it of a file, whether that is text, and whether it is bad."""
+
+    title: str
+    of: Callable[[Candidate], object]
+    is_text: bool = True
+    is_bad: Callable[[Candidate], bool] = lambda _: False
+
+
+def integer_sums(file: Candidate) -> dict[str, Any]:
+    """What is proved of a file's integer sums; nothing where it has none."""
+    sums: dict[str, Any] = (file.size or {}).get("integer_sums", {})
+    return sums
+
+
+def sums_in_words(file: Candidate) -> str:
+    """Whether they can overflow; a dash where there are none."""
+    sums = integer_sums(file)
+    return "\N{EN DASH}" if not sums else "exact on every processor" if sums["exact"] else "can overflow"
+
+
+TABLES = {
+    "onnx": [
+        Column("ONNX Runtime", lambda file: file.requires["onnxruntime"] or "not known"),
+        Column("Opset", lambda file: file.requires["opset"], is_text=False),
+        Column("IR version", lambda file: file.requires["ir_version"], is_text=False),
+        Column("Ops of its own", lambda file: ", ".join(file.requires["contrib_ops"]) or "\N{EN DASH}"),
+        Column("Integer sums", sums_in_words, is_bad=lambda file: not integer_sums(file).get("exact", True)),
+    ],
+    "coreml": [
+        Column("Systems", lambda file: format_requirement(file.requires)),
+        Column("Specification", lambda file: file.requires["specification_version"], is_text=False),
+    ],
+}
+"""The columns of each format: they need different things."""
+
+
 def content(run: Run) -> dict[str, Any]:
-    """The files of which that is known, ONNX and Core ML apart: they need different things."""
+    """A table for each format with files of which that is known."""
     known = [file for file in run.exported if file.requires]
-    return {name: [file for file in known if file.format == name] for name in ("onnx", "coreml")}
+    return {
+        "tables": [
+            (FORMATS[name].title, columns, files)
+            for name, columns in TABLES.items()
+            if (files := [file for file in known if file.format == name])
+        ]
+    }
