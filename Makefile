@@ -1,7 +1,7 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-sweep lint format browser web demo example bench bench-scale fuzz sweep bench-sweep apple-tests lock clean
+.PHONY: help repro test test-sweep lint format browser web toolchains demo on-device example bench bench-scale fuzz sweep bench-sweep apple-tests lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,7 @@ SWEEPING := $(VENV)/installed-sweep
 # DVC runs `python ...`: let that be this environment's. Paths are relative, for a checkout with a space in its path.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := stages commands examples tests
+AS_ROOT = $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
 help:  ## Explain the targets
@@ -35,10 +36,20 @@ format: $(INSTALLED)  ## Format the sources and sort their imports
 WEB := web/node_modules/.package-lock.json
 web: $(WEB)  ## Install ONNX Runtime for WebAssembly into web/ (needs npm)
 
-$(WEB): web/package.json web/package-lock.json
+TOOLCHAINS := commands/toolchains/node_modules/.package-lock.json
+toolchains: $(TOOLCHAINS)  ## Install what the verifiers in C and Kotlin are compiled with (240 MB; needs npm)
+	@if [ -e /usr/include/cjson/cJSON.h ] && [ -e /usr/share/java/com.android.json.jar ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then echo 'cJSON for C and org.json for Kotlin: install them yourself'; exit 0; fi; \
+	$(AS_ROOT) apt-get update --quiet && \
+	$(AS_ROOT) apt-get install --yes --quiet --no-install-recommends libcjson-dev libandroid-json-java
+
+%/node_modules/.package-lock.json: %/package.json %/package-lock.json
 	@if ! command -v npm >/dev/null; then echo 'npm is needed: install Node.js 20 or newer' >&2; exit 1; fi
-	@npm --prefix web ci --ignore-scripts --no-audit --no-fund --silent
-	@touch $(WEB)
+	@npm --prefix $* ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
+on-device: $(INSTALLED)  ## Check the release bundle in every language and runtime that this machine has
+	@$(RUN) python commands/on_device.py
 
 demo: $(INSTALLED) $(WEB)  ## Try the model in a browser: serves a page on 127.0.0.1
 	@$(RUN) python commands/demo.py
@@ -50,8 +61,7 @@ browser:  ## Make sure that a browser is there for the tests of the pages: insta
 	@for program in $(BROWSERS); do if command -v "$$program" >/dev/null; then exit 0; fi; done; \
 	if [ -d "/Applications/Google Chrome.app" ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then echo 'Chromium or Google Chrome is needed: install one' >&2; exit 1; fi; \
-	as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
-	$$as_root apt-get update --quiet && $$as_root apt-get install --yes --quiet --no-install-recommends chromium
+	$(AS_ROOT) apt-get update --quiet && $(AS_ROOT) apt-get install --yes --quiet --no-install-recommends chromium
 
 bench: $(INSTALLED)  ## Measure speed, as ratios in one run
 	@$(RUN) python commands/bench.py

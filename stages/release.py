@@ -2,7 +2,8 @@
 
 The bundle holds, for each class of devices of `report.targets`, the recommended file; `labels.json`, `signature.json`
 (how a file is called), `model-card.md`, golden vectors as JSON and as NumPy's .npz, a bill of materials (CycloneDX),
-`verify.py`, which checks all of it with numpy and onnxruntime alone, and `SHA256SUMS`, signed if there is a key.
+`verify.py`, which checks all of it with numpy and onnxruntime alone, `verifiers/`, which do in the languages of apps,
+and `SHA256SUMS`, signed if there is a key.
 
 Where no file is fit to ship, the bundle says so and holds no model.
 """
@@ -30,7 +31,7 @@ from shared.stage import parse_args, read_json, replacing, run, write_bytes, wri
 import numpy as np
 from pydantic import Field
 
-VERIFIER = Path(__file__).parent / "shared" / "release" / "verify_bundle.py"
+RELEASE = Path(__file__).parent / "shared" / "release"
 WEB = Path(__file__).resolve().parents[1] / "web"
 SUMS = "SHA256SUMS"
 
@@ -156,7 +157,8 @@ def main() -> None:
         write_bytes(folder / "model-card.md", card)
         digests = {each.path.name: digest_of(folder / each.path.name) for each in asked}
         write_json(folder / "bill-of-materials.json", bill_of_materials(params.name, export.version, digests))
-        shutil.copyfile(VERIFIER, folder / "verify.py")
+        shutil.copyfile(RELEASE / "verify_bundle.py", folder / "verify.py")
+        shutil.copytree(RELEASE / "verifiers", folder / "verifiers", ignore=shutil.ignore_patterns(".*"))
         onnx = {file.variant: each for file, each in released if file.format == "onnx"}
         if params.page and onnx:
             page = describe(data, onnx, vectors, evaluation.get("onnx", {}), export)

@@ -59,7 +59,7 @@ EXPORTS_ONLY: dict[str, Any] = {
 
 IN_EVERY_BUNDLE = {
     "SHA256SUMS", "bill-of-materials.json", "golden.json", "golden.npz", "labels.json", "model-card.md", "release.json",
-    "signature.json", "verify.py",
+    "signature.json", "verifiers", "verify.py",
 }  # fmt: skip
 """What `release` writes besides models."""
 
