@@ -1,12 +1,13 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-sweep lint format browser web toolchains demo on-device example bench bench-scale fuzz sweep bench-sweep apple-tests lock clean
+.PHONY: help repro test test-sweep test-training lint format browser web toolchains uv demo on-device example bench bench-scale fuzz sweep bench-sweep apple-tests lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SWEEPING := $(VENV)/installed-sweep
+TRAINING := $(VENV)/installed-training
 # DVC runs `python ...`: let that be this environment's. Paths are relative, for a checkout with a space in its path.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := stages commands examples tests
@@ -78,6 +79,11 @@ sweep: $(SWEEPING)  ## Search parameters, each trial a DVC experiment: SPACE=swe
 test-sweep: $(SWEEPING)  ## Test sweeps, also on a cluster and with real remotes (needs sshd; some minutes)
 	@SWEEP_TESTS=1 $(RUN) python -m pytest tests/sweep
 
+uv: $(TRAINING)  ## Install uv, which the optional stage training_artifacts needs
+
+test-training: $(TRAINING)  ## Test that what is exported trains further on a device
+	@TRAINING_TESTS=1 $(RUN) python -m pytest tests/test_training_artifacts.py tests/shared/device_training
+
 bench-sweep: $(SWEEPING)  ## Measure sweeps: trials a minute beside DVC's own queue, and what early answers save
 	@$(RUN) python commands/bench_sweep.py
 
@@ -97,6 +103,7 @@ lock:  ## Resolve requirements.txt anew into the files with hashes that are inst
 	{ echo '# torch as PyPI has it (on Linux with CUDA), with hashes. Made by `make lock` (uv pip compile).'; \
 	  $(COMPILE) | awk -v names=' $(OF_TORCH) ' '/^[a-z]/ {split($$1, name, "=="); keep = index(names, " " name[1] " ")} keep'; \
 	} > requirements-torch.lock
+	$(UV)/bin/uv lock --quiet --upgrade --script stages/shared/device_training/make_artifacts.py
 	rm -rf $(UV)
 
 clean:  ## Delete the environment and the tools' caches; data, models and DVC's cache stay
@@ -126,3 +133,8 @@ $(INSTALLED): requirements.txt constraints.txt $(LOCKED)
 $(SWEEPING): $(INSTALLED) requirements-sweep.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-sweep.txt -c constraints.txt
 	@touch $(SWEEPING)
+
+# What the stage training_artifacts needs beside the rest; all else it installs by itself.
+$(TRAINING): $(INSTALLED) requirements-training.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-training.txt
+	@touch $(TRAINING)

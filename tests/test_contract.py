@@ -31,7 +31,7 @@ STAGES = ROOT / "stages"
 SHARED = STAGES / "shared"
 FLOORS = [
     ["release"],
-    ["page"],
+    ["page", "device_training"],
     ["judging"],
     ["execution", "training", "conversion"],
     ["data", "network", "files", "coreml_reference"],
