@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from shared.conversion.coreai_canonical import canonicalize, rename
 from tests.support import ROOT, clean_environment
@@ -100,7 +101,8 @@ def test_apples_runtime_computes_with_it_what_torch_does(exports: list[Path]) ->
 
     async def run(x: np.ndarray) -> np.ndarray:
         async with AIModelAsset.load(exports[0]).executable() as model:
-            [result] = (await model.load_function("main")({"x": NDArray(x)})).values()
+            outputs: Any = await model.load_function("main")({"x": NDArray(x)})
+            [result] = outputs.values()
             return np.array(result.numpy())
 
     found = asyncio.run(run(np.linspace(-2, 2, 56, dtype=np.float32).reshape(2, 4, 7)))
