@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 
 CONVERTERS_ONLY = ("torch", "sklearn")  # what coremltools imports for its converters alone: most of its own import time
+UNUSED = ("torchao",)  # it would import this too where Core AI's packages have brought it: seconds, and warnings
 
 
 def import_coremltools() -> ModuleType:
@@ -19,7 +20,8 @@ def import_coremltools() -> ModuleType:
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    hidden = {} if "coremltools" in sys.modules else {name: None for name in CONVERTERS_ONLY if name not in sys.modules}
+    hides = () if "coremltools" in sys.modules else (*CONVERTERS_ONLY, *UNUSED)
+    hidden = {name: None for name in hides if name not in sys.modules}
     sys.modules.update(hidden)  # type: ignore[arg-type]  # None: importing it fails, as if it were not installed
     try:
         return importlib.import_module("coremltools")
