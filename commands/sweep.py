@@ -32,11 +32,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT / "stages"), str(PROJECT)]
 
 from commands.sweeps.page import write_page  # noqa: E402
-from commands.sweeps.pipeline import Pipeline, read_pipeline  # noqa: E402
+from commands.sweeps.pipeline import Pipeline, keep_last_run, read_pipeline  # noqa: E402
 from commands.sweeps.schedule import Schedule  # noqa: E402
 from commands.sweeps.screen import Screen, shown  # noqa: E402
 from commands.sweeps.space import Settings, Space, read_space  # noqa: E402
-from commands.sweeps.trial import STOPPED, PublishError, git, reference_of, trial_name  # noqa: E402
+from commands.sweeps.trial import STOPPED, RemoteError, git, reference_of, trial_name  # noqa: E402
 from commands.sweeps.worker import Job  # noqa: E402
 from shared.stage import StageError, one_line, run  # noqa: E402 - after the path to it
 
@@ -59,7 +59,7 @@ class Place:
         push_data: Whether the data go to the DVC remote.
         work: The folder of a node's clones.
         cache: DVC's cache on this machine, or one that all nodes share.
-        config: Of DVC, for each clone.
+        config: Of DVC, for each clone: section to options.
         identity: Name and address of whoever runs this.
     """
 
@@ -68,7 +68,7 @@ class Place:
     push_data: bool
     work: str
     cache: str
-    config: str
+    config: dict[str, dict[str, str]]
     identity: tuple[str, str]
 
 
@@ -102,7 +102,10 @@ class Sweep:
 
     def run(self, cluster: Any, *, shared: bool) -> None:
         """Run every trial that is still to be run."""
-        schedule = Schedule(self.pipeline, self.stages, shared=shared)
+        # What no trial changes, and the last run of this checkout has computed, is in the trials' cache.
+        varied = [*self.space.parameters, *self.space.fixed, *self.space.remove]
+        done = keep_last_run(self.pipeline, self.place.cache) - self.pipeline.touched(self.stages, varied)
+        schedule = Schedule(self.pipeline, self.stages, shared=shared, done=done if shared else ())
         nodes = {trial.number: trial.kept.get("node") for trial in self.study.trials()}
         waiting = deque(self.study.unfinished())
         self._early = [value for trial in self.study.trials() if (value := self._early_figure(trial.kept)) is not None]
@@ -154,7 +157,7 @@ class Sweep:
             try:
                 self._fetch(outcome["reference"])
                 figures = self._figures(outcome["commit"], stopped=status == "stopped")
-            except (PublishError, StageError) as error:
+            except (RemoteError, StageError) as error:
                 status, outcome = "failed", outcome | {"error": str(error), "stage": None}
         if (early := self._early_figure({"figures": figures})) is not None:
             self._early.append(early)
@@ -252,7 +255,7 @@ def read_figure(commit: str, metric: str) -> Any:
             value: Any = dict(zip(header.split(","), map(float, last.split(",")), strict=True))
         else:
             value = json.loads(git("show", f"{commit}:metrics/{file}.json"))
-    except (PublishError, ValueError):
+    except (RemoteError, ValueError):
         raise StageError(f"{metric}: the trial has no metrics/{file}") from None
     for depth, key in enumerate(keys):
         if not isinstance(value, dict) or key not in value:
@@ -269,11 +272,7 @@ def to_hydra(value: Any) -> str:
         return "{" + ",".join(f"{key}:{to_hydra(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(to_hydra, value)) + "]"
-    if (
-        isinstance(value, str)
-        and re.fullmatch(r"[A-Za-z][\w-]*", value)
-        and value.lower() not in ("null", "true", "false", "nan", "inf")
-    ):
+    if isinstance(value, str) and BARE_WORD.fullmatch(value):
         return value
     return json.dumps(value)
 
@@ -290,13 +289,13 @@ def find_place(args: argparse.Namespace) -> Place:
         revision = git("rev-parse", "HEAD")
         changed = [line.split()[-1] for line in git("status", "--porcelain", "--untracked-files=no").splitlines()]
         name, email = (git("config", "--default", "sweep", "--get", f"user.{what}") for what in ("name", "email"))
-    except PublishError as error:
+    except RemoteError as error:
         raise StageError(str(error)) from None
     if changed:
         raise StageError(f"{changed[0]} is changed since the last commit, where every trial starts: commit it")
     with Repo(str(PROJECT)) as repo:
         cache = args.cache or repo.cache.local_cache_dir
-        config = remote_config(repo) if args.remote else ""
+        config = remote_config(repo) if args.remote else {}
     if args.remote and not config:
         raise StageError("--remote needs a default DVC remote for the data: `dvc remote add --default`")
     here = "~/.cache/sequence-classifier-sweep" if args.address else str(PROJECT / ".dvc" / "tmp" / "sweep")
@@ -315,20 +314,20 @@ def git_url(remote: str | None) -> str:
         return str(PROJECT)
     try:
         url = git("remote", "get-url", remote)
-    except PublishError:
+    except RemoteError:
         known = git("remote").split()
         raise StageError(f"--remote {remote}: no such Git remote; there are {', '.join(known) or 'none'}") from None
     return str((PROJECT / url).resolve()) if url.startswith(".") else url
 
 
-def remote_config(repo: Any) -> str:
+def remote_config(repo: Any) -> dict[str, dict[str, str]]:
     """The default DVC remote, as the clones' configuration: a relative URL would lead elsewhere there."""
     name = repo.config["core"].get("remote")
     if name is None or name not in repo.config["remote"]:
-        return ""
+        return {}
     options = repo.config["remote"][name]
-    lines = [f"    {key} = {value}" for key, value in options.items() if not SECRETS.search(key)]
-    return "\n".join([f"['remote \"{name}\"']", *lines, ""])
+    told = {key: str(value) for key, value in options.items() if not SECRETS.search(key)}
+    return {"core": {"remote": name}, f"'remote \"{name}\"'": told}
 
 
 def published_names(place: Place) -> set[str]:
@@ -342,7 +341,7 @@ def published_names(place: Place) -> set[str]:
         listed = git("ls-remote", place.url, f"{prefix}*")
         if place.push_data and not git("ls-remote", place.url) and listed == "":
             raise StageError(f"{place.url}: an empty repository; push the branch first")
-    except PublishError as error:
+    except RemoteError as error:
         raise StageError(f"{place.url}: {error}") from None
     return {line.split(prefix)[1] for line in listed.splitlines()}
 

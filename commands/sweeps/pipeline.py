@@ -107,6 +107,25 @@ def read_pipeline(folder: Path) -> Pipeline:
         raise StageError(" ".join(str(error).split())) from None
 
 
+def keep_last_run(pipeline: Pipeline, cache: str) -> set[str]:
+    """Put what the current folder's last run computed, and is still true, into DVC's run cache; return the stages.
+
+    `dvc repro` leaves those out that have an output in Git which is neither a metric nor a plot. A cache that is not
+    this folder's is left as it is.
+    """
+    from dvc.repo import Repo
+
+    with Repo(".") as repo:
+        if not Path(cache).samefile(repo.cache.local_cache_dir):
+            return set()
+        changed = set(repo.status())
+        kept = {stage for stage, needed in pipeline.needs.items() if not needed & changed}
+        for stage in repo.index.stages:
+            if stage.addressing in kept:
+                repo.stage_cache.save(stage)
+    return kept
+
+
 def interpolated(definition: dict[str, Any]) -> list[str]:
     """The parameters that dvc.yaml puts into a stage, such as the list that a `foreach` goes over."""
     return [

@@ -17,11 +17,12 @@ class Schedule:
         stages: Those that every trial runs, with all that they need.
         shared: Whether the trials share a cache, where a result is found as soon as its stage has ended; otherwise it
             is found when its trial has been published.
+        done: Stages that have the same results in every trial, and have them already.
     """
 
-    def __init__(self, pipeline: Pipeline, stages: Iterable[str], *, shared: bool) -> None:
+    def __init__(self, pipeline: Pipeline, stages: Iterable[str], *, shared: bool, done: Iterable[str] = ()) -> None:
         self._pipeline, self._stages, self._shared = pipeline, list(stages), shared
-        self._done: Work = set()
+        self._done: Work = set(pipeline.work(done, {}).items())
         self._under_way: dict[str, Work] = {}
         self._seen: dict[str, str] = {}
 

@@ -349,30 +349,28 @@ def inside(sections: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
 
 
 class Models:
-    """Section of params.yaml to the `Params` of the stage that reads it, which is imported when it is asked for."""
+    """Section of params.yaml to the models of the stages that read it, which are imported when they are asked for."""
 
     def __init__(self) -> None:
-        self._scripts = {
-            section: (script.stem if folder == "stages" else f"{folder}.{script.stem}", model)
-            for folder in ("stages", "commands")
-            for script in sorted(Path(__file__).resolve().parents[2].joinpath(folder).glob("*.py"))
-            for section, model in sections_read_by(script)
-        }
+        self._readers: dict[str, list[tuple[str, str]]] = {}
+        for script in sorted(Path("stages").glob("*.py")):
+            for section, model in sections_read_by(script):
+                self._readers.setdefault(section, []).append((script.stem, model))
 
     def check(self, section: str, sections: Mapping[str, Any]) -> None:
         """Validate a section.
 
         Raises:
-            StageError: Its stage would refuse it.
+            StageError: A stage would refuse it.
         """
-        if section not in self._scripts:
-            raise StageError(f"no stage reads section {section!r}{closest(section, self._scripts)}")
-        script, name = self._scripts[section]
-        model: type[StageParams] = getattr(importlib.import_module(script), name)
-        try:
-            model.model_validate(sections[section])
-        except ValidationError as error:
-            raise StageError("; ".join(explain(section, detail, model) for detail in error.errors())) from None
+        if section not in self._readers:
+            raise StageError(f"no stage reads section {section!r}{closest(section, self._readers)}")
+        for script, name in self._readers[section]:
+            model: type[StageParams] = getattr(importlib.import_module(script), name)
+            try:
+                model.model_validate(sections[section])
+            except ValidationError as error:
+                raise StageError("; ".join(explain(section, detail, model) for detail in error.errors())) from None
 
 
 def sections_read_by(script: Path) -> Iterator[tuple[str, str]]:

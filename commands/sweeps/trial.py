@@ -55,8 +55,8 @@ class TrialError(Exception):
         self.stage = stage
 
 
-class PublishError(Exception):
-    """A remote is down, full or refuses; the finished trial stays in this clone."""
+class RemoteError(Exception):
+    """Git failed, or a remote is down, full or refuses; a finished trial stays in its clone."""
 
 
 @dataclass
@@ -99,14 +99,15 @@ def reference_of(revision: str, name: str) -> str:
     return f"refs/exps/{revision[:2]}/{revision[2:]}/{name}"
 
 
-def git(*args: str) -> str:
-    """Run git in the current folder; return what it printed.
+def git(*args: str, folder: Path = Path()) -> str:
+    """Run git in a folder; return what it printed.
 
     Raises:
-        PublishError: It failed; the message is the last line that says why.
+        RemoteError: It failed; the message is what git said.
     """
     result = subprocess.run(
         ["git", *args],
+        cwd=folder,
         env=NO_QUESTIONS | os.environ,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -114,7 +115,7 @@ def git(*args: str) -> str:
         check=False,
     )
     if result.returncode:
-        raise PublishError(f"git {args[0]}: {why_git_failed(result.stderr)}")
+        raise RemoteError(f"git {args[0]}: {why_git_failed(result.stderr)}")
     return result.stdout.strip()
 
 
@@ -131,10 +132,10 @@ def commit_at(url: str, reference: str) -> str | None:
     return listed.split()[0] if listed else None
 
 
-def local_commit(reference: str) -> str | None:
-    """The SHA that a reference of this clone points at, or None if there is none."""
-    with contextlib.suppress(PublishError):
-        return git("rev-parse", "--verify", "--quiet", reference) or None
+def local_commit(name: str, folder: Path = Path()) -> str | None:
+    """The SHA of a reference or a commit that is in a clone, or None if it is not."""
+    with contextlib.suppress(RemoteError):
+        return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", folder=folder)
     return None
 
 
@@ -145,25 +146,25 @@ def publish(repo: Any, commit: str, reference: str, url: str, *, push_data: bool
     published, or by another person's sweep. The first one stays.
 
     Raises:
-        PublishError: The remote of the data or of Git cannot take it.
+        RemoteError: The remote of the data or of Git cannot take it.
     """
     if push_data:
         try:
             push_figures()
             repo.push(revs=[commit], workspace=False, run_cache=True)
         except Exception as error:  # every kind of remote raises its own
-            raise PublishError(f"dvc push: {explain(error)}") from error
+            raise RemoteError(f"dvc push: {explain(error)}") from error
     if found := commit_at(url, reference):
         return found
     try:
         # The lease says: only where there is no such reference yet.
         git("push", "--quiet", f"--force-with-lease={reference}:", url, f"{commit}:{reference}")
-    except PublishError:
+    except RemoteError:
         if found := commit_at(url, reference):
             return found
         raise
     if (found := commit_at(url, reference)) != commit:
-        raise PublishError(f"git push: the remote has {found} at {reference}, and not {commit}, which was pushed")
+        raise RemoteError(f"git push: the remote has {found} at {reference}, and not {commit}, which was pushed")
     return commit
 
 
@@ -382,7 +383,7 @@ def run_and_publish(args: argparse.Namespace, revision: str, publishing: threadi
     trial: Trial | None = None
     try:
         for reference, each in references.items():
-            with contextlib.suppress(PublishError):  # a remote that is down now may be up when the trial is finished
+            with contextlib.suppress(RemoteError):  # a remote that is down now may be up when the trial is finished
                 if commit := commit_at(args.publish, reference):
                     return Outcome(name, status_of(each), reference, commit, seconds=time.perf_counter() - started)
         trial = Trial(revision, name, args.set, args.stages, args.stop_unless, pull=args.push_data)
@@ -398,7 +399,7 @@ def run_and_publish(args: argparse.Namespace, revision: str, publishing: threadi
         git("update-ref", "-d", outcome.reference)
     except TrialError as error:
         outcome.error, outcome.stage = str(error), error.stage
-    except PublishError as error:
+    except RemoteError as error:
         outcome.status, outcome.error = "unpublished", str(error)
     outcome.ran = trial.output.ran if trial else []
     outcome.seconds = time.perf_counter() - started
@@ -453,8 +454,8 @@ def main() -> None:
         if not git("config", "--default", "", "--get", "user.email"):
             os.environ |= {name: value for name, value in GIT_IDENTITY.items() if name not in os.environ}
         if changed := git("status", "--porcelain", "--untracked-files=no"):
-            raise PublishError(f"{PROJECT}: {changed.split()[1]} is changed; a trial needs a clean clone")
-    except PublishError as error:
+            raise RemoteError(f"{PROJECT}: {changed.split()[1]} is changed; a trial needs a clean clone")
+    except RemoteError as error:
         print(f"trial: error: {error}", file=sys.stderr)
         sys.exit(1)
     outcome = run_and_publish(args, revision, publishing)

@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.sweeps.trial import RUNNING, RemoteError, git, local_commit
+
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Ray sets the first of them for its workers, and libraries that do not read it take all cores."""
-RUNNING = re.compile(r"^Running stage '(.+)':$")
 OWN_VARIABLES = re.compile(r"RAY_|PYTHONPATH$")
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60  # for a publication that is under way when the trial is told to end
@@ -32,10 +33,6 @@ GRACE_SECONDS = 60  # for a publication that is under way when the trial is told
 
 class LostTrialError(Exception):
     """The trial's process was killed, by whatever: no fault of the trial, which runs again."""
-
-
-class CloneError(Exception):
-    """The revision cannot be cloned."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Job:
         reference: Of the experiment: a clone that has it finished this trial before, and could not publish it.
         work: The folder of this node's clones.
         cache: DVC's cache that the trials share; None is a folder in `work`.
-        config: What the clone's `.dvc/config.local` says besides.
+        config: What the clone's `.dvc/config.local` says besides: section to options.
         identity: Name and address of whoever runs the sweep.
         arguments: Of `trial.py`.
         threads: How many cores the trial has.
@@ -61,7 +58,7 @@ class Job:
     reference: str
     work: str
     cache: str | None
-    config: str
+    config: dict[str, dict[str, str]]
     identity: tuple[str, str]
     arguments: list[str] = field(default_factory=list)
     threads: int = 1
@@ -92,7 +89,7 @@ def run_on_node(job: Job, board: Any) -> dict[str, Any]:
         return run(job, report)
     except LostTrialError as error:
         return {"status": "lost", "error": str(error)}
-    except CloneError as error:
+    except RemoteError as error:
         return {"status": "unpublished", "error": str(error)}
 
 
@@ -105,7 +102,7 @@ def run(job: Job, report: Callable[[str], None]) -> dict[str, Any]:
 
     Raises:
         LostTrialError: Its process was killed.
-        CloneError: The repository cannot be cloned.
+        RemoteError: The repository cannot be cloned.
     """
     report("clone")
     with open_clone(job) as clone, tempfile.TemporaryDirectory() as folder:
@@ -144,7 +141,7 @@ def run(job: Job, report: Callable[[str], None]) -> dict[str, Any]:
         if not outcome.exists():
             if process.returncode < 0:
                 raise LostTrialError(f"its process was ended by signal {-process.returncode}")
-            raise CloneError(" ".join(lines) or f"exit code {process.returncode}")
+            raise RemoteError(" ".join(lines) or f"exit code {process.returncode}")
         return {**json.loads(outcome.read_text(encoding="utf-8")), "node": node_id()}
 
 
@@ -174,7 +171,7 @@ def open_clone(job: Job) -> Iterator[Path]:
     one that was killed is made anew: half-written files of DVC's and Git's may lie in it.
 
     Raises:
-        CloneError: The repository cannot be cloned.
+        RemoteError: The repository cannot be cloned.
     """
     work = Path(job.work).expanduser()
     work.mkdir(parents=True, exist_ok=True)
@@ -187,7 +184,7 @@ def open_clone(job: Job) -> Iterator[Path]:
         prepare(clone, job)
         yield clone
         busy.unlink()
-    except CloneError:
+    except RemoteError:
         busy.unlink(missing_ok=True)
         raise
     finally:
@@ -197,7 +194,7 @@ def open_clone(job: Job) -> Iterator[Path]:
 def take_free_slot(work: Path, reference: str) -> tuple[Path, int]:
     """Lock a slot: one whose clone has an experiment that waits for its publication, or the first that is free."""
     slots = [work / f"clone-{number}" for number in range(len(list(work.glob("clone-*.lock"))))]
-    waiting = [slot for slot in slots if has_reference(slot, reference)]
+    waiting = [slot for slot in slots if slot.is_dir() and local_commit(reference, slot)]
     others = (slot for number in itertools.count() if (slot := work / f"clone-{number}") not in waiting)
     for slot in itertools.chain(waiting, others):
         lock = os.open(slot.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -210,57 +207,31 @@ def take_free_slot(work: Path, reference: str) -> tuple[Path, int]:
     raise AssertionError
 
 
-def has_reference(clone: Path, reference: str) -> bool:
-    """Whether a clone has a Git reference."""
-    arguments = ["git", "-C", str(clone), "show-ref", "--verify", "--quiet", reference]
-    return clone.is_dir() and not subprocess.run(arguments, capture_output=True, check=False).returncode
-
-
 def prepare(clone: Path, job: Job) -> None:
     """Bring a clone to the revision, with nothing of an earlier trial in it but its unpublished experiments.
 
     Raises:
-        CloneError: Git cannot.
+        RemoteError: Git cannot.
     """
     if not (clone / ".git").exists():
         # gc.auto=0: Git's housekeeping deletes what DVC still means to read.
-        git(clone.parent, "clone", "--quiet", "--no-checkout", "--config", "gc.auto=0", job.url, str(clone))
-    git(clone, "remote", "set-url", "origin", job.url)
-    if not has_commit(clone, job.revision):
-        git(clone, "fetch", "--quiet", "origin", job.revision)
-    git(clone, "checkout", "--quiet", "--force", "--detach", job.revision)
+        git("clone", "--quiet", "--no-checkout", "--config", "gc.auto=0", job.url, str(clone), folder=clone.parent)
+    git("remote", "set-url", "origin", job.url, folder=clone)
+    if local_commit(job.revision, clone) is None:
+        git("fetch", "--quiet", "origin", job.revision, folder=clone)
+    git("checkout", "--quiet", "--force", "--detach", job.revision, folder=clone)
     # Files that Git ignores too: a variant's file of an earlier trial would be taken for one of this.
-    git(clone, "clean", "--quiet", "-ffdx", "--exclude=/.dvc/config.local", "--exclude=/.dvc/tmp")
+    git("clean", "--quiet", "-ffdx", "--exclude=/.dvc/config.local", "--exclude=/.dvc/tmp", folder=clone)
     for name, value in zip(("user.name", "user.email"), job.identity, strict=True):
-        git(clone, "config", name, value)
+        git("config", name, value, folder=clone)
     cache = job.cache if job.cache and Path(job.cache).is_dir() else clone.with_name("cache")
-    own = f"[core]\n    site_cache_dir = {clone / '.dvc' / 'tmp' / 'site'}\n[cache]\n    dir = {cache}\n{job.config}"
+    core = {"site_cache_dir": str(clone / ".dvc" / "tmp" / "site"), **job.config.get("core", {})}
+    sections = {**job.config, "core": core, "cache": {"dir": str(cache)}}
+    lines = [
+        line
+        for section, options in sections.items()
+        for line in (f"[{section}]", *(f"    {key} = {value}" for key, value in options.items()))
+    ]
     file = clone / ".dvc" / "config.local"
     file.touch(mode=0o600)
-    file.write_text(own, encoding="utf-8")
-
-
-def has_commit(clone: Path, revision: str) -> bool:
-    """Whether a clone has a commit."""
-    arguments = ["git", "-C", str(clone), "cat-file", "-e", f"{revision}^{{commit}}"]
-    return not subprocess.run(arguments, capture_output=True, check=False).returncode
-
-
-def git(folder: Path, *args: str) -> None:
-    """Run git in a folder; no question may wait for a person.
-
-    Raises:
-        CloneError: It failed.
-    """
-    questions = {"GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=20", "GIT_TERMINAL_PROMPT": "0"}
-    result = subprocess.run(
-        ["git", *args],
-        cwd=folder,
-        env=questions | os.environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if result.returncode:
-        raise CloneError(f"git {args[0]} of {args[-1]}: {' '.join(result.stderr.split())}")
+    file.write_text("\n".join([*lines, ""]), encoding="utf-8")

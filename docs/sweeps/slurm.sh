@@ -12,8 +12,8 @@ trap 'rm -rf "$clone"' EXIT
 git clone --quiet --no-checkout --config gc.auto=0 "$REPOSITORY" "$clone"
 cd "$clone"
 git checkout --quiet --detach "$REVISION"
-dvc config --local core.site_cache_dir "$clone/.dvc/tmp/site"
-if [ -n "${CACHE:-}" ]; then dvc cache dir --local "$CACHE"; share=''; else share=--push-data; fi
+python -m dvc config --local core.site_cache_dir "$clone/.dvc/tmp/site"
+if [ -n "${CACHE:-}" ]; then python -m dvc cache dir --local "$CACHE"; share=''; else share=--push-data; fi
 settings=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$SETTINGS")
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 # shellcheck disable=SC2086 # the words of a line are arguments

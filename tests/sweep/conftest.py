@@ -5,8 +5,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ MISSING = [name for name in ("ray", "optuna") if find_spec(name) is None]
 ALL = bool(os.environ.get("SWEEP_TESTS"))
 """Set by `make test-sweep`, which installs what these tests need: then none is skipped."""
 collect_ignore_glob = [] if ALL else ["test_*.py"]
+Keep = Callable[["subprocess.Popen[str]"], "subprocess.Popen[str]"]
 NEEDS_RAY = pytest.mark.skipif(bool(MISSING) and not ALL, reason=f"`make test-sweep` runs it: no {', '.join(MISSING)}")
 
 
@@ -110,6 +113,30 @@ def end(process: "subprocess.Popen[str]") -> None:
     process.wait()
 
 
+def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str] | None" = None) -> None:
+    """Wait until something holds; fail with what the process printed if it ends before, or takes too long."""
+    deadline = time.time() + 180
+    while not condition():
+        if time.time() > deadline or (process and process.poll() is not None):
+            if process:
+                end(process)
+            pytest.fail(f"it never happened; {process.communicate()[0] if process else ''}")
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
 def make_toy(folder: Path) -> Toy:
     """Copy the toy pipeline, the command, and the kit that both need."""
     shutil.copytree(TOY, folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -159,7 +186,7 @@ GRID: dict[str, Any] = {"sampler": "grid", "parameters": LEARNING_RATES, "object
 
 
 @pytest.fixture
-def processes() -> Iterator[Callable[["subprocess.Popen[str]"], "subprocess.Popen[str]"]]:
+def processes() -> Iterator[Keep]:
     """Keep a process that a test starts; it is ended with its session when the test is over."""
     kept: list[subprocess.Popen[str]] = []
 

@@ -1,25 +1,18 @@
 """Real remotes: Git and DVC over a real SSH server, data on a real S3 server; both ways."""
 
-import contextlib
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.request import urlopen
 
-from tests.sweep.conftest import ALL, Toy
-from tests.sweep.test_cluster import free_port, wait_until
+from tests.sweep.conftest import ALL, Keep, Toy, free_port, listens, wait_for
 
 import pytest
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-Keep = Callable[["subprocess.Popen[str]"], "subprocess.Popen[str]"]
 
 
 def run_published(toy: Toy, url: str, tmp_path: Path, config: str) -> None:
@@ -81,12 +74,7 @@ def test_a_server_over_ssh_is_a_remote(
     command = [SSHD, "-D", "-e", "-f", str(home / "sshd_config")]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
     processes(server)
-
-    def answers() -> bool:
-        with socket.socket() as connection:
-            return connection.connect_ex(("127.0.0.1", port)) == 0
-
-    wait_until(answers, 20)
+    wait_for(lambda: listens(port))
     known = home / "known_hosts"
     known.write_text(f"[127.0.0.1]:{port} {(home / 'host.pub').read_text()}")
     monkeypatch.setenv(
@@ -118,13 +106,7 @@ def test_a_bucket_on_s3_is_a_remote(toy: Toy, tmp_path: Path, processes: Keep, m
     )
     endpoint = f"http://127.0.0.1:{port}"
 
-    def answers() -> bool:
-        with contextlib.suppress(OSError), urlopen(f"{endpoint}/moto-api/", timeout=2):
-            return True
-        time.sleep(0.2)
-        return False
-
-    wait_until(answers, 60)
+    wait_for(lambda: listens(port))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

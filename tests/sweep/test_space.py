@@ -121,7 +121,7 @@ def test_a_stage_runs_once_for_all_trials_unless_it_depends_on_what_is_searched(
 
 
 def test_two_trials_that_train_alike_do_not_train_at_once(pipeline: Pipeline) -> None:
-    schedule = Schedule(pipeline, ["verify"], shared=True)
+    schedule = Schedule(pipeline, ["verify"], shared=True, done=["list_variants"])
     first = {"train.epochs": 5, "verify.recall_loss": 0.05}
     schedule.start("first", first)
     for stage in ("generate", "prepare", "train"):

@@ -3,27 +3,15 @@
 import json
 import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from tests.sweep.conftest import ACCURACY, GRID, LEARNING_RATES, NEEDS_RAY, Toy, trials_of
+from tests.sweep.conftest import ACCURACY, GRID, LEARNING_RATES, NEEDS_RAY, Keep, Toy, trials_of, wait_for
 
 import psutil
 
 pytestmark = NEEDS_RAY
 
-Keep = Callable[["subprocess.Popen[str]"], "subprocess.Popen[str]"]
 VERDICTS = {"train.learning_rate": {"choices": [0.01, 0.03]}, "verify.limit": {"choices": [0.1, 0.97]}}
-
-
-def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 120) -> None:
-    deadline = time.time() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout and process.stdout.read()
-        assert time.time() < deadline, "it never happened"
-        time.sleep(0.1)
 
 
 def trial_processes(toy: Toy) -> list[psutil.Process]:
@@ -147,10 +135,7 @@ def test_a_killed_driver_takes_its_trials_along_and_the_next_one_goes_on(toy: To
     wait_for(lambda: len(toy.experiments()) == 1 and len(trial_processes(toy)) == 1, process)
     process.kill()
     process.wait()
-    deadline = time.time() + 60
-    while trial_processes(toy):
-        assert time.time() < deadline, "a trial outlives its driver"
-        time.sleep(0.2)
+    wait_for(lambda: not trial_processes(toy))
     [(first, commit)] = toy.experiments().items()
     output = toy.sweep(space, "--jobs", "1")
     assert "2 trials: 2 complete" in output
