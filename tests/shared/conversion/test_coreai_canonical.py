@@ -1,12 +1,10 @@
 """Equal nets give Core AI assets of equal bytes, which Apple's runtime still runs."""
 
-import asyncio
 import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from shared.conversion.coreai_canonical import canonicalize, rename
 from tests.support import ROOT, clean_environment
@@ -15,6 +13,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed")
+
+from tests.core_ai_assets import run
 
 EXPORT = '''
 """Writes one asset: what normalisation, attention, convolution and a large constant become."""
@@ -96,16 +96,8 @@ def test_a_canonical_asset_stays_as_it_is(exports: list[Path]) -> None:
 
 def test_apples_runtime_computes_with_it_what_torch_does(exports: list[Path]) -> None:
     import torch
-    from coreai.authoring import AIModelAsset
-    from coreai.runtime import NDArray
 
-    async def run(x: np.ndarray) -> np.ndarray:
-        async with AIModelAsset.load(exports[0]).executable() as model:
-            outputs: Any = await model.load_function("main")({"x": NDArray(x)})
-            [result] = outputs.values()
-            return np.array(result.numpy())
-
-    found = asyncio.run(run(np.linspace(-2, 2, 56, dtype=np.float32).reshape(2, 4, 7)))
+    [[found]] = run(exports[0], {"x": np.linspace(-2, 2, 56, dtype=np.float32).reshape(2, 4, 7)})
     np.testing.assert_allclose(found, torch.load(exports[0].with_suffix(".pt")).numpy(), atol=1e-5)
     metadata = json.loads((exports[0] / "metadata.json").read_text())
     assert metadata["creatorDefinedMetadata"] == {key: [key, 1] for key in "abcd"}
