@@ -37,6 +37,7 @@ from shared.execution.isolation import Limits, MachineError, call_apart, still_w
 from shared.execution.predictions import nest
 from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner, timing_of
 from shared.execution.timing import Call, Rounds, alternate, latency_ms, typical
+from shared.files.accelerators import accelerators
 from shared.files.artifacts import discard_unlisted, find_artifacts, why_left_out
 from shared.files.formats import FORMATS, REFERENCE, folders
 from shared.files.inspection import FileFacts, inspect_file
@@ -71,6 +72,8 @@ class Params(StageParams):
 def sizes(path: Path, facts: FileFacts) -> dict[str, Any]:
     """The figures of a file that need no run: its size, what it needs, how large its integer sums can become.
 
+    Of an ONNX file also whether accelerators would help it.
+
     Raises:
         StageError: The file is damaged.
     """
@@ -83,8 +86,19 @@ def sizes(path: Path, facts: FileFacts) -> dict[str, Any]:
         "compressed_share": rounded(facts.compressed_share),
         "nodes": sum(facts.ops.values()),
         "requires": requirements_of(path),
+        **(helping_accelerators(path) if path.suffix == ".onnx" else {}),
         **({"integer_sums": sums} if sums else {}),
     }
+
+
+def helping_accelerators(path: Path) -> dict[str, Any]:
+    """Whether accelerators would help an ONNX file; nothing of one that ONNX Runtime refuses or crashes on."""
+    try:
+        return {"accelerators": call_apart(accelerators, path, what=path, limits=Limits(TIMEOUT_SECONDS))}
+    except MachineError:
+        raise
+    except StageError:
+        return {}
 
 
 def ops_in_words(facts: FileFacts) -> str:

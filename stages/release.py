@@ -1,9 +1,10 @@
 """Put together what an app team takes: the recommended files and figures in; a bundle that can be checked anywhere out.
 
-The bundle holds, for each class of devices of `report.targets`, the recommended file; `labels.json`, `signature.json`
-(how a file is called), `model-card.md`, golden vectors as JSON and as NumPy's .npz, a bill of materials (CycloneDX),
-`verify.py`, which checks all of it with numpy and onnxruntime alone, `verifiers/`, which do in the languages of apps,
-and `SHA256SUMS`, signed if there is a key.
+The bundle holds, for each class of devices of `report.targets`, the recommended file (an ONNX one in ORT format too,
+with the operators that a build of ONNX Runtime needs for it); `labels.json`, `signature.json` (how a file is called),
+`model-card.md`, golden vectors as JSON and as NumPy's .npz, a bill of materials (CycloneDX), `verify.py`, which checks
+all of it with numpy and onnxruntime alone, `verifiers/`, which do in the languages of apps, and `SHA256SUMS`, signed if
+there is a key.
 
 Where no file is fit to ship, the bundle says so and holds no model.
 """
@@ -23,10 +24,11 @@ from shared.params import read_params
 from shared.release.bill import bill_of_materials
 from shared.release.card import render_card
 from shared.release.golden import Asked, GoldenParams, Vector, ask, choose_vectors, tolerance_of
+from shared.release.ort_format import ask_in_ort_format
 from shared.release.signature import signature_of
 from shared.release.signing import sign
 from shared.release.webpage import describe, read_sources, render
-from shared.stage import parse_args, read_json, replacing, run, write_bytes, write_json
+from shared.stage import StageError, parse_args, read_json, replacing, run, write_bytes, write_json
 
 import numpy as np
 from pydantic import Field
@@ -55,9 +57,34 @@ def ask_files(choices: list[Choice], models: dict[str, Path], vectors: list[Vect
 
 
 def describe_release(
-    params: Params, version: str, choices: list[Choice], released: list[tuple[Candidate, Asked]]
-) -> dict[str, Any]:
-    """The content of release.json: what is recommended to whom, and what each model owes the golden vectors."""
+    params: Params, version: str, choices: list[Choice], released: list[tuple[Candidate, Asked]],
+    converted: list[tuple[Asked, Asked]], left_out: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """The content of release.json: what is recommended to whom, and what each model owes the golden vectors.
+
+    Args:
+        params: Section `release`.
+        version: Of the model.
+        choices: What is recommended.
+        released: Each recommended file, and what it gave for the golden vectors.
+        converted: ONNX files, each with the same in ORT format.
+        left_out: Why others have none, by their names.
+    """
+    models = {
+        asked.path.name: {
+            "format": file.format,
+            "variant": file.variant,
+            "bytes": int(file.bytes),
+            "requires": file.requires,
+            "executed_by": asked.runtime.executor,
+            "executor_version": asked.runtime.version,
+            "tolerance": tolerance_of(asked.path),
+        }
+        for file, asked in released
+    }
+    for source, ort in converted:
+        own = {"format": "ort", "bytes": ort.path.stat().st_size, "requires": {}, "made_from": source.path.name}
+        models[ort.path.name] = models[source.path.name] | own
     return {
         "name": params.name,
         "version": version,
@@ -65,19 +92,26 @@ def describe_release(
             {"name": choice.target.name, "floors": choice.target.floors, "file": choice.best and choice.best.file}
             for choice in choices
         ],
-        "models": {
-            asked.path.name: {
-                "format": file.format,
-                "variant": file.variant,
-                "bytes": int(file.bytes),
-                "requires": file.requires,
-                "executed_by": asked.runtime.executor,
-                "executor_version": asked.runtime.version,
-                "tolerance": tolerance_of(asked.path),
-            }
-            for file, asked in released
-        },
+        "models": models,
+        "not_converted": left_out,
     }
+
+
+def convert_all(
+    asked: list[Asked], folder: Path, vectors: list[Vector]
+) -> tuple[list[tuple[Asked, Asked]], dict[str, str]]:
+    """Each ONNX file with the same in ORT format, written into a folder; and why the others have none."""
+    converted, left_out = [], {}
+    for each in asked:
+        if each.path.suffix == ".onnx":
+            try:
+                converted.append((each, ask_in_ort_format(each, folder, vectors)))
+            except StageError as error:
+                left_out[each.path.name] = str(error)
+                for path in folder.glob(f"{each.path.stem}.*"):
+                    if path.name != each.path.name:
+                        path.unlink()
+    return converted, left_out
 
 
 def write_golden(folder: Path, vectors: list[Vector], asked: list[Asked]) -> None:
@@ -147,13 +181,16 @@ def main() -> None:
         folder.mkdir()
         for each in asked:
             (shutil.copytree if each.path.is_dir() else shutil.copyfile)(each.path, folder / each.path.name)
+        converted, left_out = convert_all(asked, folder, vectors)
+        asked += [ort for _, ort in converted]
         write_json(folder / "labels.json", data.schema.classes)
         signatures = {each.path.name: signature_of(each.runtime.interface, data.schema) for each in asked}
         write_json(folder / "signature.json", signatures)
-        write_json(folder / "release.json", describe_release(params, export.version, choices, released))
+        described = describe_release(params, export.version, choices, released, converted, left_out)
+        write_json(folder / "release.json", described)
         write_golden(folder, vectors, asked)
         training = read_json(args.training)
-        card = render_card(params.name, export, data.schema, choices, candidates[0], training, len(vectors))
+        card = render_card(params.name, export, data.schema, choices, candidates[0], training, len(vectors), left_out)
         write_bytes(folder / "model-card.md", card)
         digests = {each.path.name: digest_of(folder / each.path.name) for each in asked}
         write_json(folder / "bill-of-materials.json", bill_of_materials(params.name, export.version, digests))

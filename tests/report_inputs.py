@@ -226,8 +226,15 @@ REQUIRES: dict[str, dict[str, Any]] = {
 """What the made-up files need, by their format."""
 
 
+ACCELERATORS = {
+    name: {"as_is": "no", "fixed_shapes": "no"} for name in ("nnapi", "coreml_program", "coreml_neural_network")
+}
+"""What ONNX Runtime's checker says of a recurrent net."""
+
+
 def _size(count: int, file_format: str) -> dict[str, Any]:
     return {
         "bytes": count, "compressed_bytes": int(0.88 * count), "weights": 10753, "weight_bytes": int(0.9 * count),
         "compressed_share": 0.9, "nodes": 4, "requires": REQUIRES[file_format],
+        **({"accelerators": ACCELERATORS} if file_format == "onnx" else {}),
     }  # fmt: skip

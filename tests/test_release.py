@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import release as release_stage
 from shared.data.sequences import SPLITS, Schema, Split
 from shared.execution.interface import Interface
-from shared.execution.runtimes import open_runtime
+from shared.execution.runtimes import OnnxRuntime, open_runtime
+from shared.release.golden import Asked, Vector
 from shared.release.signature import signature_of
 from shared.release.signing import sign
 from shared.stage import StageError
@@ -66,17 +68,21 @@ def check(bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def test_it_holds_the_recommended_files_and_what_belongs_to_them(bundle: Path, workspace: Workspace) -> None:
     release = read(bundle / "release.json")
     recommended = {target["file"] for target in release["targets"]}
-    assert recommended == set(release["models"])
-    assert {path.name for path in bundle.iterdir()} == IN_EVERY_BUNDLE | recommended
-    assert recommended
-    for name, model in release["models"].items():
+    onnx_file = only_onnx(bundle)
+    converted = {onnx_file.replace(".onnx", ".ort"), onnx_file.replace(".onnx", ".required_operators.config")}
+    assert {path.name for path in bundle.iterdir()} == IN_EVERY_BUNDLE | recommended | converted
+    assert recommended | converted >= set(release["models"]) > recommended
+    assert release["not_converted"] == {}
+    for name in recommended:
+        model = release["models"][name]
         original = workspace.folder / "models" / model["format"] / name
         for file in [original] if original.is_file() else [path for path in original.rglob("*") if path.is_file()]:
             assert (bundle / name / file.relative_to(original)).read_bytes() == file.read_bytes()
     assert read(bundle / "labels.json") == ["0", "1", "2"]
     card = (bundle / "model-card.md").read_text()
     evaluated = read(workspace.folder / "metrics" / "evaluate.json")
-    for model in release["models"].values():
+    for name in recommended:
+        model = release["models"][name]
         assert f"{evaluated[model['format']][model['variant']]['accuracy']:.2%}" in card
 
 
@@ -114,8 +120,9 @@ def test_golden_vectors_are_what_the_files_compute_in_both_formats(bundle: Path)
     vectors, arrays = read(bundle / "golden.json")["vectors"], np.load(bundle / "golden.npz")
     assert {"border", "class", "quiet", "far", "random"} <= {vector["kind"] for vector in vectors}
     np.testing.assert_array_equal([vector["sequence"] for vector in vectors], arrays["sequences"])
-    for name in read(bundle / "release.json")["models"]:
-        runtime = open_runtime(bundle / name)
+    for name, model in read(bundle / "release.json")["models"].items():
+        source = model.get("made_from")
+        runtime = OnnxRuntime(bundle / name, bundle / source) if source else open_runtime(bundle / name)
         expected = np.stack([runtime.logits(sequence[None])[0] for sequence in arrays["sequences"]])
         np.testing.assert_array_equal(arrays[f"logits/{name}"], expected)
         np.testing.assert_array_equal([vector["logits"][name] for vector in vectors], expected)
@@ -126,6 +133,24 @@ def test_equal_runs_give_equal_bundles(workspace: Workspace, tmp_path: Path) -> 
     shutil.rmtree(workspace.folder / BUNDLE)
     workspace.call("release")
     assert (workspace.folder / BUNDLE / "SHA256SUMS").read_bytes() == sums
+
+
+def test_an_onnx_file_that_cannot_be_converted_is_released_as_it_is_and_the_card_says_why(
+    workspace: Workspace, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(asked: Asked, folder: Path, vectors: list[Vector]) -> Asked:
+        (folder / asked.path.with_suffix(".ort").name).write_bytes(b"half of it")
+        raise StageError("an op that has no kernel")
+
+    monkeypatch.setattr(release_stage, "ask_in_ort_format", refuse)
+    workspace.call("release")
+    name = only_onnx(bundle)
+    assert read(bundle / "release.json")["not_converted"] == {name: "an op that has no kernel"}
+    assert (
+        f"- `{name}` is not here in ORT format: an op that has no kernel.\n" in (bundle / "model-card.md").read_text()
+    )
+    assert not list(bundle.glob("*.ort"))
+    assert check(bundle).returncode == 0
 
 
 def only_onnx(bundle: Path) -> str:

@@ -164,7 +164,7 @@ def test_everything_that_a_page_should_show_is_on_it(usual: Path) -> None:
         "Not measured: Core ML runs on macOS only.",
         "classifier-sparse50.mlpackage executed: no prediction was found",
         "ONNX fp16 5 of 5 1.5e-7 1.0e-5 2.4e-4 2.9e-4 1.2e-3 2.2e-3",
-        "fp16 1.17 20 9 \N{EN DASH} \N{EN DASH}",
+        "fp16 1.17 20 9 \N{EN DASH} none: the CPU is best \N{EN DASH}",
         "palette4 iOS 17, macOS 14 8",
         "ONNX int8 112 1.12% ",
         "zeros nothing but zeros 16 6 0 to 0 not finite",

@@ -1,6 +1,6 @@
 // Check a bundle in WebAssembly, with node: `node web/verify.mjs models/release`.
 //
-// Every ONNX file must give the golden vectors' logits within its tolerance. Exit code: 0 right, 1 wrong, 2 no bundle.
+// Every ONNX and ORT file must give the golden vectors' logits within its tolerance. Exit code: 0 right, 1 wrong, 2 no bundle.
 // How an app calls the model stands in `classify` below; in a browser it is the same.
 
 import { readFile } from "node:fs/promises";
@@ -28,7 +28,7 @@ async function check(folder) {
     ["release.json", "signature.json", "golden.json"].map((name) => read(folder, name)),
   );
   let wrong = 0;
-  for (const name of Object.keys(release.models).filter((file) => file.endsWith(".onnx"))) {
+  for (const name of Object.keys(release.models).filter((file) => /\.(onnx|ort)$/.test(file))) {
     const session = await ort.InferenceSession.create(await readFile(join(folder, name)));
     const scale = Math.max(...vectors.flatMap((vector) => vector.logits[name].map(Math.abs))) || 1;
     let largest = 0;

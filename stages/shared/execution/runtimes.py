@@ -149,11 +149,11 @@ class PyTorchRuntime:
 
 
 class OnnxRuntime:
-    """An ONNX file on ONNX Runtime's CPU provider, with one thread."""
+    """An ONNX file on ONNX Runtime's CPU provider, with one thread; or one in ORT format that was `made_from` it."""
 
     executor = "onnxruntime"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made_from: Path | None = None) -> None:
         self._session = open_session(path, threads=1)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         source, lengths, target = _named_tensors(
@@ -176,7 +176,7 @@ class OnnxRuntime:
             largest_time=_size(axes, 1),
         )
         self.version = version("onnxruntime")
-        self.batch_dependent = _quantizes_activations(path)
+        self.batch_dependent = _quantizes_activations(made_from or path)
 
     def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """See `Runtime`."""

@@ -16,7 +16,7 @@ TEMPLATE = Path(__file__).parent / "model-card.md.jinja"
 
 def render_card(
     name: str, export: ExportParams, schema: Schema, choices: list[Choice], source: Candidate,
-    training: dict[str, Any], vectors: int,
+    training: dict[str, Any], vectors: int, left_out: dict[str, str],
 ) -> bytes:  # fmt: skip
     """Fill the card.
 
@@ -28,6 +28,7 @@ def render_card(
         source: PyTorch's net itself.
         training: The figures of training.
         vectors: How many golden vectors the bundle holds.
+        left_out: Why ONNX files are not in it in ORT format too, by their names.
     """
     recommended = {choice.best.file: choice for choice in choices if choice.best}
     environment = jinja2.Environment(
@@ -55,6 +56,7 @@ def render_card(
         "files": [(recommended[file].best, recommended[file]) for file in sorted(recommended)],
         "training": training,
         "vectors": vectors,
+        "left_out": left_out,
         "libraries": [library(package) for package in MADE_WITH],
         "steps": "{} to {}".format(*schema.length_range) if schema.ragged else str(schema.time_steps),
     }

@@ -127,8 +127,17 @@ def ask(path: Path, vectors: list[Vector]) -> Asked:
     Raises:
         StageError: The file cannot be opened.
     """
-    runtime = open_runtime(path)
+    return ask_runtime(open_runtime(path), path, vectors)
+
+
+def ask_runtime(runtime: Runtime, path: Path, vectors: list[Vector]) -> Asked:
+    """Ask a file that is open for each vector."""
     return Asked(path, runtime, np.stack([logits_of(runtime, vector) for vector in vectors]))
+
+
+def error_of(logits: Floats, expected: Floats) -> float:
+    """How far logits are from those that a file owes the golden vectors, as a share (above)."""
+    return float(np.abs(logits.astype(np.float64) - expected).max()) / (float(np.abs(expected).max()) or 1.0)
 
 
 def logits_of(runtime: Runtime, vector: Vector) -> Floats:

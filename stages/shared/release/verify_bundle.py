@@ -84,7 +84,7 @@ def read_object(folder: Path, name: str) -> dict[str, Any]:
 
 
 def open_onnx(path: Path, output: str) -> Run:
-    """An ONNX file on ONNX Runtime, one thread."""
+    """An ONNX file, or one in ORT format, on ONNX Runtime, one thread."""
     try:
         import onnxruntime as ort
     except ImportError:
@@ -107,7 +107,7 @@ def open_coreml(path: Path, output: str) -> Run:
     return lambda inputs: model.predict(inputs)[output]
 
 
-OPENERS = {".onnx": open_onnx, ".mlpackage": open_coreml}
+OPENERS = {".onnx": open_onnx, ".ort": open_onnx, ".mlpackage": open_coreml}
 
 
 def check_sums(folder: Path) -> list[str]:

@@ -30,12 +30,35 @@ def sums_in_words(file: Candidate) -> str:
     return "\N{EN DASH}" if not sums else "exact on every processor" if sums["exact"] else "can overflow"
 
 
+ACCELERATORS = {
+    "nnapi": "NNAPI",
+    "coreml_program": "Core ML program",
+    "coreml_neural_network": "Core ML neural network",
+}
+
+
+def accelerators_in_words(file: Candidate) -> str:
+    """Which of ONNX Runtime's providers for accelerators would help, as ONNX Runtime's checker estimates."""
+    found: dict[str, dict[str, str]] | None = (file.size or {}).get("accelerators")
+    if not found:
+        return "\N{EN DASH}"
+    helpful = []
+    for name, title in ACCELERATORS.items():
+        as_is, fixed = found[name]["as_is"], found[name]["fixed_shapes"]
+        if as_is != "no":
+            helpful.append(f"{title}: {as_is}")
+        elif fixed != "no":
+            helpful.append(f"{title}: {fixed}, with fixed shapes")
+    return "; ".join(helpful) or "none: the CPU is best"
+
+
 TABLES = {
     "onnx": [
         Column("ONNX Runtime", lambda file: file.requires["onnxruntime"] or "not known"),
         Column("Opset", lambda file: file.requires["opset"], is_text=False),
         Column("IR version", lambda file: file.requires["ir_version"], is_text=False),
         Column("Ops of its own", lambda file: ", ".join(file.requires["contrib_ops"]) or "\N{EN DASH}"),
+        Column("Accelerators", accelerators_in_words),
         Column("Integer sums", sums_in_words, is_bad=lambda file: not integer_sums(file).get("exact", True)),
     ],
     "coreml": [

@@ -1,4 +1,4 @@
-// Checks the ONNX files of a release bundle on ONNX Runtime's C API: ./verify [FOLDER]
+// Checks the ONNX and ORT files of a release bundle on ONNX Runtime's C API: ./verify [FOLDER]
 //
 // Each must give the logits of the golden vectors within its tolerance. Exit code: 0 right, 1 wrong, 2 nothing could be
 // checked. How an app calls the model stands in `classify`.
@@ -136,7 +136,7 @@ int main(int count, char **arguments) {
   const cJSON *model, *vectors = get(golden, "vectors");
   cJSON_ArrayForEach(model, get(release, "models")) {
     const char *name = model->string, *suffix = strrchr(name, '.');
-    if (!suffix || strcmp(suffix, ".onnx")) continue;
+    if (!suffix || (strcmp(suffix, ".onnx") && strcmp(suffix, ".ort"))) continue;
     const cJSON *signature = get(signatures, name), *inputs = get(signature, "inputs");
     const cJSON *features = get(cJSON_GetArrayItem(inputs, 0), "features");
     Signature called = {name_of(inputs, 0), cJSON_GetArraySize(inputs) > 1 ? name_of(inputs, 1) : NULL,

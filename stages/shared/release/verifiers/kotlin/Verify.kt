@@ -1,4 +1,4 @@
-// Checks the ONNX files of a release bundle on ONNX Runtime for Java, Android's or a desktop's: `main(FOLDER)`.
+// Checks the ONNX and ORT files of a release bundle on ONNX Runtime for Java, Android's or a desktop's: `main(FOLDER)`.
 //
 // Each must give the logits of the golden vectors within its tolerance. Exit code: 0 right, 1 wrong, 2 nothing could be
 // checked. How an app calls the model stands in `classify`. Android brings org.json; elsewhere it is a library.
@@ -46,12 +46,12 @@ private fun largestError(session: OrtSession, signature: JSONObject, vectors: Li
     return if (scale > 0) worst / scale else worst
 }
 
-/** Checks every ONNX file, and says how many are wrong. */
+/** Checks every file, and says how many are wrong. */
 fun verify(folder: File): Int {
     val models = read(folder, "release.json").getJSONObject("models")
     val signatures = read(folder, "signature.json")
     val vectors = read(folder, "golden.json").getJSONArray("vectors").objects()
-    val files = models.keys().asSequence().filter { it.endsWith(".onnx") }.sorted().toList()
+    val files = models.keys().asSequence().filter { it.endsWith(".onnx") || it.endsWith(".ort") }.sorted().toList()
     check(files.isNotEmpty()) { "$folder: no ONNX file in it" }
     val options = OrtSession.SessionOptions().apply { setIntraOpNumThreads(1) } // int8 logits depend on the number
     return files.count { file ->
