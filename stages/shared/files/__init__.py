@@ -2,5 +2,5 @@
 
 `formats` lists the formats, `artifacts` finds their files, `mlpackage` and `onnx_graph` walk over what two of them
 hold, `inspection` takes the facts, `requirements`, `accelerators` and `integer_sums` say what a file asks of a device
-or gains there, `quiet` imports coremltools.
+or gains there, `quiet` imports coremltools and others.
 """

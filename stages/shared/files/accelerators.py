@@ -8,6 +8,7 @@ device, and is about these providers: a Core ML package needs none of them.
 import tempfile
 from pathlib import Path
 
+from shared.files.quiet import import_onnxruntime_tools
 from shared.stage import reading
 
 PROVIDERS = {
@@ -24,16 +25,18 @@ def accelerators(path: Path) -> dict[str, dict[str, str]]:
     Raises:
         StageError: ONNX Runtime cannot read the file.
     """
-    from onnxruntime.tools.mobile_helpers.usability_checker import check_coreml_partitions, check_nnapi_partitions
-    from onnxruntime.tools.onnx_model_utils import ModelProtoWithShapeInfo, optimize_model
-
+    checker = import_onnxruntime_tools("mobile_helpers.usability_checker")
+    utilities = import_onnxruntime_tools("onnx_model_utils")
     with reading(path, "ONNX file"), tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / path.name  # as the checker does: what is constant is no node
-        optimize_model(path, optimized, use_external_initializers=True)
-        model = ModelProtoWithShapeInfo(optimized).model_with_shape_info
+        utilities.optimize_model(path, optimized, use_external_initializers=True)
+        model = utilities.ModelProtoWithShapeInfo(optimized).model_with_shape_info
 
         def verdict(ops: str | None, *, fixed: bool) -> str:
-            parts = check_coreml_partitions(model, not fixed, ops) if ops else check_nnapi_partitions(model, not fixed)
+            if ops:
+                parts = checker.check_coreml_partitions(model, not fixed, ops)
+            else:
+                parts = checker.check_nnapi_partitions(model, not fixed)
             return str(parts.suitability().name).lower()
 
         return {

@@ -1,8 +1,10 @@
-"""Import coremltools quickly, and without its messages about what a plain Linux installation lacks."""
+"""Import libraries quickly: without what they would import for nothing, and without messages about what is lacking."""
 
+import contextlib
 import importlib
 import logging
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 CONVERTERS_ONLY = ("torch", "sklearn")  # what coremltools imports for its converters alone: most of its own import time
@@ -21,11 +23,26 @@ def import_coremltools() -> ModuleType:
     level = logger.level
     logger.setLevel(logging.ERROR)
     hides = () if "coremltools" in sys.modules else (*CONVERTERS_ONLY, *UNUSED)
-    hidden = {name: None for name in hides if name not in sys.modules}
-    sys.modules.update(hidden)  # type: ignore[arg-type]  # None: importing it fails, as if it were not installed
     try:
-        return importlib.import_module("coremltools")
+        with hidden(*hides):
+            return importlib.import_module("coremltools")
     finally:
         logger.setLevel(level)
-        for name in hidden:
+
+
+def import_onnxruntime_tools(name: str) -> ModuleType:
+    """Import and return a module of `onnxruntime.tools`, which imports torch where it finds it, for one helper."""
+    with hidden("torch"):
+        return importlib.import_module(f"onnxruntime.tools.{name}")
+
+
+@contextlib.contextmanager
+def hidden(*names: str) -> Iterator[None]:
+    """Packages that this process has not imported are as if they were not installed."""
+    hides = {name: None for name in names if name not in sys.modules}
+    sys.modules.update(hides)  # type: ignore[arg-type]  # None: importing it fails
+    try:
+        yield
+    finally:
+        for name in hides:
             del sys.modules[name]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.execution.runtimes import OnnxRuntime
+from shared.files.quiet import import_onnxruntime_tools
 from shared.release.golden import Asked, Vector, ask_runtime, error_of, tolerance_of
 from shared.stage import StageError, one_line, read_bytes, write_bytes
 
@@ -50,12 +51,11 @@ def convert(source: Path, folder: Path) -> Path:
     Raises:
         StageError: ONNX Runtime cannot convert it.
     """
-    from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
-
+    converter = import_onnxruntime_tools("convert_onnx_models_to_ort")
     logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            convert_onnx_models_to_ort(source, folder, [OptimizationStyle.Fixed])
+            converter.convert_onnx_models_to_ort(source, folder, [converter.OptimizationStyle.Fixed])
     except Exception as error:  # what the runtime raises has no common base
         raise StageError(f"{source.name}: not converted to ORT format: {one_line(error)}") from None
     model = folder / f"{source.stem}.ort"
@@ -68,7 +68,8 @@ def convert(source: Path, folder: Path) -> Path:
 def in_one_order(content: bytes) -> bytes:
     """The same ORT file with its table of types in one order: a function of what the file holds alone."""
     import flatbuffers
-    import onnxruntime.tools.ort_format_model  # noqa: F401 - makes the next one importable
+
+    import_onnxruntime_tools("ort_format_model")  # makes the next one importable
     from ort_flatbuffers_py.fbs import InferenceSession as Session
 
     session = Session.InferenceSession.GetRootAs(content, 0)

@@ -1,4 +1,4 @@
-"""The import of coremltools says nothing, and its later warnings are heard."""
+"""The import of coremltools says nothing, and its later warnings are heard; nothing is imported for nothing."""
 
 import os
 import subprocess
@@ -20,3 +20,17 @@ def test_only_the_import_is_quiet() -> None:
     assert result.stdout == "coremltools\n"
     assert result.stderr.splitlines()[-1:] == ["later"]
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_onnx_runtime_s_tools_come_without_torch_which_can_be_imported_later() -> None:
+    script = """
+import sys
+from shared.files.quiet import import_onnxruntime_tools
+import_onnxruntime_tools("onnx_model_utils")
+print("torch" in sys.modules)
+import importlib.util
+print(importlib.util.find_spec("torch") is not None)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "stages")}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "True"]
