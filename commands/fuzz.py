@@ -54,7 +54,7 @@ from shared.conversion.export import ExportParams  # noqa: E402
 from shared.coreml_reference import CoreMLReference, CoreMLReferenceError  # noqa: E402
 from shared.coreml_reference.__main__ import read_arrays  # noqa: E402
 from shared.data.sequences import SPLITS, Prepared, PreparedWriter, SplitArrays  # noqa: E402
-from shared.execution.predictions import nest, read_predictions  # noqa: E402
+from shared.execution.predictions import nest, read_others, read_predictions  # noqa: E402
 from shared.execution.runtimes import open_runtime, stored_names  # noqa: E402
 from shared.files.artifacts import find_artifacts  # noqa: E402
 from shared.files.formats import REFERENCE  # noqa: E402
@@ -226,7 +226,7 @@ def judge_predictions(
     predictions = list(read_predictions(path))
     figures, *_ = evaluate.evaluate(predictions, data.rows.labels, data.prepared.schema.classes)
     bench = verify.set_up(data.prepared, files[REFERENCE], predictions, nest(figures), names, params)
-    found, _ = verify.verify_all(predictions, files, bench)
+    found, _ = verify.verify_all(predictions, files, bench, read_others(path))
     return repr(figures), repr(found)
 
 

@@ -42,7 +42,7 @@ def line(
     threads = timings and (timings.get("one_thread") or timings.get("all_threads"))
     return (
         name,
-        "pytorch" if name == REFERENCE else parity.get("executor", ""),
+        "pytorch" if name == REFERENCE else ", ".join(executors(parity)),
         f"{figures['accuracy']:.2%}" if figures else "",
         "" if loss is None else f"{-100 * loss + 0:+.2f}",
         f"{figures['macro_f1']:.4f}" if figures else "",
@@ -53,15 +53,33 @@ def line(
     )
 
 
+def executors(parity: Figures) -> list[str]:
+    """Who executed a file: its format's own runtime first."""
+    own = [parity["executor"]] if parity.get("executor") else []
+    return own + [name for name, found in parity.get("executors", {}).items() if "executor_version" in found]
+
+
 def verdict(name: str, parity: Figures) -> str:
     """What `verify` found, in words."""
     if parity.get("problems"):
         return f"wrong: {'; '.join(parity['problems'])}"
     if name == REFERENCE:
         return "the reference"
-    if parity.get("losses"):
-        return f"too lossy: {'; '.join(parity['losses'])}"
-    return str(parity.get("outcome", ""))
+    found = f"too lossy: {'; '.join(parity['losses'])}" if parity.get("losses") else str(parity.get("outcome", ""))
+    others = parity.get("executors", {}).items()
+    failed = [f"; wrong in {name}: {'; '.join(other['problems'])}" for name, other in others if other.get("problems")]
+    return "".join([found, *failed])
+
+
+def left_out(verification: dict[str, dict[str, Figures]]) -> list[str]:
+    """What was not executed a second time, by which executor, and why: a line each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for file_format, variants in verification.items():
+        for variant, parity in variants.items():
+            for name, other in parity.get("executors", {}).items():
+                if other.get("left_out"):
+                    found.setdefault((name, other["left_out"]), []).append(f"{file_format} {variant}")
+    return [f"left out by {name}: {', '.join(files)}: {reason}" for (name, reason), files in found.items()]
 
 
 class Used(BaseModel):
@@ -77,6 +95,14 @@ class Task(Used):
     macro_f1: float
 
 
+class Elsewhere(Used):
+    """In metrics/verify.json: what another executor made of a file, or why it left it out."""
+
+    executor_version: str = ""
+    problems: list[str] = Field(default_factory=list)
+    left_out: str = ""
+
+
 class Parity(Used):
     """In metrics/verify.json; of a file that was not executed, there are problems alone."""
 
@@ -84,6 +110,7 @@ class Parity(Used):
     problems: list[str]
     losses: list[str]
     executor: str = ""
+    executors: dict[str, Elsewhere] = Field(default_factory=dict)
     relative_error: float = 0
     accuracy_loss: float = 0
 
@@ -189,6 +216,8 @@ def main() -> None:
     ]
     lines = [tuple(map(printable, row)) for row in (COLUMNS, *rows)]
     print(tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=ALIGNMENT))
+    if "verify" not in stale:
+        print("".join(f"{printable(each)}\n" for each in left_out(verification)), end="")
     print(f"latency: median of one sequence, one thread, {printable(benchmark['machine']['cpu'])}")
     if stale:
         print(

@@ -2,12 +2,18 @@
 
 For each file, `<precision>.npy` holds its logits (rows, classes) in float32, and `<precision>.json` who computed them,
 what the file declares of itself, how it behaved at other batch sizes, and its logits of sequences that the data do not
-hold (see `shared/execution/probes.py`). Each file runs in a process of its own. Of one that cannot be executed, that
-crashes there, hangs or takes too much memory, there is only the reason, under `failure`: `verify` rejects it after it
-has judged all others. Where it is the machine that fails, the stage does, and nothing is written.
+hold (see `shared/execution/probes.py`). The format's own runtime computes them. In a folder called `web` it is ONNX
+Runtime in WebAssembly, as browsers have it, of at most 20,000 rows; in one called `onnx_reference` ONNX's own
+evaluator, of at most 512. Where one of these is not installed, or does not know an operation, there is only the reason,
+under `left_out`.
+
+Each file runs in a process of its own. Of one that cannot be executed, that crashes there, hangs or takes too much
+memory, there is only the reason, under `failure`: `verify` rejects it after it has judged all others. Where it is the
+machine that fails, the stage does, and nothing is written.
 """
 
 import platform
+import sys
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -15,11 +21,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from shared.data.chunks import chunks
-from shared.data.sequences import Prepared, SplitArrays
+from shared.data.sequences import Prepared, SplitArrays, chosen_rows, read_rows
 from shared.execution.isolation import START_METHOD, Limits, MachineError, call_apart, for_each, still_working
 from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of, reads
-from shared.execution.runtimes import Floats, PyTorchRuntime, Runtime, import_runtimes, open_runtime
+from shared.execution.runtimes import Floats, LeftOutError, PyTorchRuntime, Runtime, import_runtimes, open_runtime
 from shared.files.artifacts import discard_unlisted, find_artifacts, is_left_out
+from shared.files.formats import OTHER_EXECUTORS
 from shared.params import Count, StageParams, read_params
 from shared.stage import StageError, machine_fault, one_line, parse_args, remove, replacing, rounded, run, write_json
 
@@ -29,6 +36,10 @@ from tqdm import tqdm
 
 Probed = Annotated[int, Field(gt=0, le=65_536)]
 """A size that is tried in memory: more is taken for a slip, which no file is to blame for."""
+
+
+MOST_ROWS = {"web": 20_000, "onnx_reference": 512}
+"""Of the test split, evenly spread: what slower executors run."""
 
 
 class Params(StageParams):
@@ -108,17 +119,22 @@ def answer(runtime: Runtime, probe: Probe, batch_size: int) -> dict[str, Any]:
     return answered
 
 
-def execute(path: Path, data: Prepared, params: Params, file: Path) -> dict[str, Any]:
-    """Run one file on the whole split, into a file of logits, at other batch sizes, and on every probe that it reads.
+def execute(path: Path, data: Prepared, params: Params, file: Path, executor: str | None = None) -> dict[str, Any]:
+    """Run one file on the test split, into a file of logits, at other batch sizes, and on every probe that it reads.
 
     Returns:
-        The record of the execution.
+        The record of the execution, or of why the executor leaves the file out.
 
     Raises:
         StageError: The file cannot be opened, or its runtime fails on a batch of the split.
     """
-    runtime = open_runtime(path)
+    try:
+        runtime = open_runtime(path, executor)
+    except LeftOutError as reason:
+        return {"left_out": str(reason)}
     interface, test = runtime.interface, data.split("test")
+    if executor in MOST_ROWS and MOST_ROWS[executor] < len(test.sequences):
+        test = read_rows(test, chosen_rows(len(test.sequences), MOST_ROWS[executor]))
     largest = min(params.batch_size, interface.largest_batch or params.batch_size)
     batch_size = 1 if runtime.batch_dependent else largest
     probes = probes_of(data, [time for time in params.probe_times if reads(interface, time)])
@@ -153,7 +169,9 @@ def limits_of(params: Params, data: Prepared) -> Limits:
     return Limits(params.timeout_seconds, params.memory_megabytes, "predict", 2 * mapped)
 
 
-def run_apart(files: tuple[Path, Path], data: Prepared, params: Params, limits: Limits) -> dict[str, Any]:
+def run_apart(
+    files: tuple[Path, Path], data: Prepared, params: Params, limits: Limits, executor: str | None
+) -> dict[str, Any]:
     """`execute` a file into another one, in a process of its own; of one that fails, the record of why.
 
     Raises:
@@ -162,7 +180,7 @@ def run_apart(files: tuple[Path, Path], data: Prepared, params: Params, limits: 
     path, logits = files
     try:
         check_readable(path)
-        record: dict[str, Any] = call_apart(execute, path, data, params, logits, what=path, limits=limits)
+        record: dict[str, Any] = call_apart(execute, path, data, params, logits, executor, what=path, limits=limits)
     except MachineError:
         raise
     except StageError as error:
@@ -190,7 +208,7 @@ def main() -> None:
     args = parse_args(
         __doc__,
         inputs={"prepared": "the folder of prepared arrays", "models": "the folder of one format's files"},
-        outputs={"predictions": "the folder of their logits"},
+        outputs={"predictions": "the folder of their logits, which has the format's name, or the executor's"},
     )
     params = read_params("predict", Params)
     data = Prepared(args.prepared)
@@ -199,14 +217,18 @@ def main() -> None:
     artifacts = find_artifacts(args.models)
     if not artifacts and not any(is_left_out(path) for path in args.models.iterdir()):
         raise StageError(f"{args.models}: no exported file in this folder")
+    executor = args.predictions.name if args.predictions.name in OTHER_EXECUTORS else None
     if START_METHOD == "fork":
         import_runtimes(list(artifacts.values()))
     with replacing(args.predictions) as folder:
         folder.mkdir()
         files = [(path, folder / f"{precision}.npy") for precision, path in artifacts.items()]
-        records = for_each(partial(run_apart, data=data, params=params, limits=limits), files)
+        records = list(for_each(partial(run_apart, data=data, params=params, limits=limits, executor=executor), files))
         for (_, logits), record in zip(files, records, strict=True):
             write_json(logits.with_suffix(".json"), record)
+    for (path, _), record in zip(files, records, strict=True):
+        if "left_out" in record:
+            print(f"predict: {executor} leaves out {path.name}: {record['left_out']}", file=sys.stderr)
 
 
 if __name__ == "__main__":

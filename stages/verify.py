@@ -13,6 +13,8 @@ the one that found it:
 
 What they allow follows from the precision that a file computes in, and is chosen by nobody (see `shared/judging/`). A
 file that is right is too lossy if it costs more on the task than `verify.accuracy_loss` or `verify.recall_loss` allow.
+What other executors make of it (see `shared/judging/executors.py`) stands beside this: it decides on the devices that a
+file is recommended to, not on the file.
 Whatever is found is written, and the pipeline goes on to the page: `accept` fails, after it.
 """
 
@@ -22,10 +24,11 @@ from typing import Any
 
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
-from shared.execution.predictions import Prediction, find_reference, nest, read_predictions
+from shared.execution.predictions import Prediction, find_reference, nest, read_others, read_predictions
 from shared.execution.probes import Probe, probes_of
 from shared.files.artifacts import find_artifacts
 from shared.files.formats import EXPORTED, FORMATS, REFERENCE, folders
+from shared.judging.executors import judge_batches, judge_elsewhere
 from shared.judging.inside import FormatJudge, Net, load_net
 from shared.judging.limits import VerifyParams
 from shared.judging.parity import BIN_EDGES, Comparison, Scale, compare, measure
@@ -74,27 +77,13 @@ def sizes(axes: list[int | str]) -> list[int | None]:
 
 
 def check_shapes(found: Prediction, reference: Prediction, largest_difference: float | None) -> list[str]:
-    """The logits' shape on the whole split and at every probed batch size, and that the batch changes no values.
-
-    By more than `largest_difference`, that is; None if the values at other batch sizes are not to be judged.
-    """
+    """The logits' shape on the whole split, and what `judge_batches` finds."""
     problems = []
     if found.logits.shape != reference.logits.shape:
         problems.append(
             f"shapes: the logits have shape {list(found.logits.shape)}; expected {list(reference.logits.shape)}"
         )
-    for size, tried in found.record["batches"].items():
-        expected = [int(size), reference.logits.shape[1]]
-        difference = tried["max_absolute_difference"]
-        if tried["shape"] != expected:
-            problems.append(f"shapes: at batch {size} the logits have shape {tried['shape']}; expected {expected}")
-        elif largest_difference is None:
-            continue
-        elif difference is None:
-            problems.append(f"shapes: at batch {size} some logits are not finite")
-        elif difference > largest_difference:
-            problems.append(f"shapes: at batch {size} the logits differ by {difference} from the whole split's")
-    return problems
+    return problems + judge_batches(found, reference.logits.shape[1], largest_difference)
 
 
 def task_losses(found: Prediction, reference: Prediction, evaluation: dict[str, Any]) -> dict[str, Any] | None:
@@ -160,8 +149,13 @@ class Bench:
     params: VerifyParams
 
 
-def verify(found: Prediction, path: Path, judge: FormatJudge, bench: Bench) -> tuple[dict[str, Any], Comparison | None]:
-    """All figures of one executed file, under `problems` everything that is wrong with it in words, and its errors."""
+def verify(
+    found: Prediction, path: Path, judge: FormatJudge, bench: Bench, others: dict[str, Prediction] | None = None
+) -> tuple[dict[str, Any], Comparison | None]:
+    """All figures of one executed file, under `problems` everything that is wrong with it in words, and its errors.
+
+    Under `executors` stands what was found of it where another executor ran it.
+    """
     reference, scale = bench.reference, bench.scale
     losses = task_losses(found, reference, bench.evaluation)
     figures: dict[str, Any] = {
@@ -193,6 +187,11 @@ def verify(found: Prediction, path: Path, judge: FormatJudge, bench: Bench) -> t
         errors_there = [error for error in answered.errors.values() if error is not None]
         figures |= {"made_up_error": max(errors_there, default=None), "notes": answered.notes}
         probed = answered.problems
+        most_flips = bench.params.allowed(bench.params.accuracy_loss, found.format)
+        figures["executors"] = {
+            name: judge_elsewhere(other, found, expected, scale, inside.precision, bench.net.rounding, most_flips)
+            for name, other in (others or {}).items()
+        }
         if not figures["batch_dependent"]:
             largest_difference = bound(inside.precision, bench.net.rounding) * scale.deviation
     problems = [
@@ -209,10 +208,14 @@ def verify(found: Prediction, path: Path, judge: FormatJudge, bench: Bench) -> t
 
 
 def verify_all(
-    predictions: list[Prediction], files: dict[Key, Path], bench: Bench
+    predictions: list[Prediction], files: dict[Key, Path], bench: Bench, others: dict[str, list[Prediction]]
 ) -> tuple[dict[Key, dict[str, Any]], dict[Key, Comparison]]:
     """Figures of every file that there is or that was executed, and the errors of those with comparable logits."""
     executed = {(found.format, found.precision): found for found in predictions}
+    elsewhere: dict[Key, dict[str, Prediction]] = {}
+    for executor, given in others.items():
+        for other in given:
+            elsewhere.setdefault((other.format, other.precision), {})[executor] = other
     source = judge_net(bench.reference, bench.scale)
     figures: dict[Key, dict[str, Any]] = {REFERENCE: outcome(source.problems, []) | {"notes": source.notes}}
     comparisons: dict[Key, Comparison] = {}
@@ -229,7 +232,7 @@ def verify_all(
             elif found.failure:
                 figures[key] = rejected(f"executed: {found.failure}")
             else:
-                figures[key], comparison = verify(found, files[key], judge, bench)
+                figures[key], comparison = verify(found, files[key], judge, bench, elsewhere.get(key))
                 if comparison:
                     comparisons[key] = comparison
                 continue
@@ -324,7 +327,7 @@ def main() -> None:
     }
     evaluation = read_json(args.evaluation)
     bench = set_up(data, files[REFERENCE], predictions, evaluation, names, params)
-    figures, comparisons = verify_all(predictions, files, bench)
+    figures, comparisons = verify_all(predictions, files, bench, read_others(args.predictions))
     write_metrics(args.metrics, nest(figures))
     write_csv(args.parity, parity_table(comparisons))
     write_csv(args.flips, flips_table(comparisons, data.split("test").labels, data.schema.shown_classes))

@@ -250,7 +250,7 @@ def read_yaml(text: str) -> Any:
 
 
 def items_of(stage: dict[str, Any], params: dict[str, Any]) -> list[str]:
-    """What a `foreach` stage is repeated for: a list of its own, or `${section.key}`, a list of params.yaml."""
+    """What a `foreach` stage is repeated for: a list or keys of its own, or `${section.key}`, a list of params.yaml."""
     listed = stage["foreach"]
     if isinstance(listed, str):
         section, key = listed.removeprefix("${").removesuffix("}").split(".")
@@ -271,7 +271,9 @@ def command(name: str) -> list[str]:
     """The command of one stage, such as `train` or `predict@onnx`, in words."""
     stage, _, item = name.partition("@")
     text: str = pipeline()[stage].get("do", pipeline()[stage])["cmd"]
-    return shlex.split(text.replace("${item}", item))
+    repeated = pipeline()[stage].get("foreach")
+    value = repeated[item] if isinstance(repeated, dict) else item
+    return shlex.split(text.replace("${key}", item).replace("${item}", value))
 
 
 def call_stages(folder: Path, names: Iterable[str]) -> None:

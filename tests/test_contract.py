@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import importlib.metadata
+import json
 import os
 import re
 import subprocess
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from shared import AVX2_KERNELS, has_avx2
-from shared.execution import runners, runtimes
+from shared.execution import runners, runtimes, web_runtime
 from shared.files import inspection, requirements
-from shared.files.formats import EXPORTED, FORMATS, Exported
+from shared.files.formats import EXPORTED, FORMATS, OTHER_EXECUTORS, Exported
 from shared.judging import precision, stored, twin
 from shared.network.architectures import Choice
 from shared.page import pictures
@@ -274,9 +275,15 @@ def test_every_format_is_in_the_table_of_each_wing() -> None:
     assert list(page_sections.size_accuracy.FORMAT_MARKERS) == list(page_sections.requirements.TABLES) == EXPORTED
     assert get_args(Exported) == tuple(EXPORTED)
     folders = [f"models/{name}" for name in FORMATS]
-    assert PIPELINE["stages"]["predict"]["foreach"] == list(FORMATS)
+    assert PIPELINE["stages"]["predict"]["foreach"] == {name: name for name in FORMATS} | OTHER_EXECUTORS
     for name, read in {"verify": folders, "benchmark": folders, "release": folders[1:]}.items():
         assert [word for word in EXPANDED[name]["cmd"].split() if word in folders] == read
+
+
+def test_the_runtime_for_browsers_is_pinned_once() -> None:
+    """By its lock file; the constant makes it a part of what stages depend on."""
+    lock = json.loads((ROOT / "web" / "package-lock.json").read_text())
+    assert lock["packages"]["node_modules/onnxruntime-web"]["version"] == web_runtime.VERSION
 
 
 def test_every_model_of_the_example_is_a_dvc_artifact_and_every_artifact_a_model() -> None:

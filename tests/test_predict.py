@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -15,8 +16,10 @@ import predict
 import verify
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
+from shared.execution.onnx_reference import what_is_read_past
 from shared.execution.predictions import Prediction
 from shared.execution.runtimes import open_runtime
+from shared.files.formats import FORMATS, OTHER_EXECUTORS
 from shared.judging.inside import FormatJudge
 from shared.judging.limits import VerifyParams
 from shared.params import read_params
@@ -35,6 +38,13 @@ PYTORCH = "models/pytorch/classifier.pt"
 PARAMS = predict.Params(
     batch_size=256, probe_batches=[1, 2], probe_times=[3, 20], memory_megabytes=2048, timeout_seconds=300
 )
+LOCK = ROOT / "web" / "package-lock.json"
+NEWEST_OPSET = 27
+in_webassembly = pytest.mark.skipif(
+    not ((ROOT / "web" / "node_modules").exists() or os.environ.get("CI")),
+    reason="onnxruntime-web is not installed; `make web` installs it, with npm",
+)
+EXECUTORS_AND_FORMATS = {*FORMATS, *OTHER_EXECUTORS}
 
 
 def test_a_file_that_depends_on_the_rest_of_the_batch_is_run_row_by_row(small_run: Path, tmp_path: Path) -> None:
@@ -273,9 +283,123 @@ def test_a_killed_run_leaves_nothing_that_counts_and_the_next_one_tidies_up(work
         while not list(predictions.rglob(".*/**/*.npy")) and time.monotonic() < deadline:
             time.sleep(0.05)
         stage.kill()
-    left = {path.relative_to(predictions).parts[0] for path in predictions.rglob("*")} - {"pytorch", "onnx", "coreml"}
+    left = {path.relative_to(predictions).parts[0] for path in predictions.rglob("*")} - EXECUTORS_AND_FORMATS
     assert left == {".onnx.unfinished"}
     assert ".*.unfinished/" in (ROOT / ".dvcignore").read_text().splitlines()
     (workspace.folder / "models/onnx/classifier-a.onnx").unlink()
     workspace.call("predict@onnx")
     assert not list(predictions.rglob(".*"))
+
+
+def elsewhere(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """What `verify` finds of the ONNX files where other executors ran them: by variant, then by executor."""
+    workspace.call("verify")
+    verified = json.loads((workspace.folder / "metrics" / "verify.json").read_text())
+    return {variant: figures["executors"] for variant, figures in verified["onnx"].items() if "executors" in figures}
+
+
+@in_webassembly
+def test_webassembly_computes_what_was_proved_on_every_row(workspace: Workspace) -> None:
+    found = elsewhere(workspace)
+    assert sorted(found) == ["fp16", "fp32", "int8"]
+    for figures in found.values():
+        web = figures["web"]
+        assert (web["passed"], web["problems"], web["rows"]) == (True, [], 400)
+        assert (
+            web["executor_version"]
+            == json.loads(LOCK.read_text())["packages"]["node_modules/onnxruntime-web"]["version"]
+        )
+        assert 0 < web["largest_error"] < 1e-2
+
+
+@in_webassembly
+def test_what_webassembly_cannot_run_is_not_right_there_and_fit_here(workspace: Workspace) -> None:
+    """An operator set that this ONNX Runtime knows, and the one for browsers does not."""
+    path = workspace.folder / "models/onnx/classifier-fp16.onnx"
+    model = onnx.load(path)
+    model.opset_import[0].version = NEWEST_OPSET
+    onnx.save(model, path)
+    workspace.call("predict@onnx")
+    workspace.call("predict@web")
+    found = elsewhere(workspace)
+    assert rejections(workspace, "onnx") == {}
+    [problem] = found["fp16"]["web"]["problems"]
+    assert problem.startswith(f"executed: {path.relative_to(workspace.folder)}: Can't create a session.")
+    assert not found["fp16"]["web"]["passed"]
+    assert found["fp32"]["web"]["passed"]
+
+
+@in_webassembly
+def test_what_hangs_in_webassembly_ends_with_its_own_process(workspace: Workspace) -> None:
+    hanging(workspace.folder / "models/onnx/classifier-a.onnx")
+    workspace.set("predict.timeout_seconds", 4)
+    workspace.call("predict@web")
+    record = json.loads((workspace.folder / "data/predictions/web/a.json").read_text())
+    assert "hangs: no batch was done within 4 seconds" in record["failure"]
+    deadline = time.monotonic() + 20
+    while (running := nodes()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert running == []
+    assert elsewhere(workspace)["fp32"]["web"]["passed"]
+
+
+def nodes() -> list[str]:
+    """The processes of node that run a file of this test's folder."""
+    listed = subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if "web_executor.mjs" in line and "classifier-a.onnx" in line]
+
+
+def test_without_node_the_reason_stands_in_place_of_earlier_results(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(workspace.folder))
+    said = workspace.call("predict@web")
+    reason = "node was not found: install Node.js 20 or newer, then `make web`"
+    assert f"predict: web leaves out classifier-int8.onnx: {reason}\n" in said
+    folder = workspace.folder / "data/predictions/web"
+    assert sorted(file.name for file in folder.iterdir()) == ["fp16.json", "fp32.json", "int8.json"]
+    assert [figures["web"] for figures in elsewhere(workspace).values()] == [{"left_out": reason}] * 3
+    workspace.call("report")
+    assert "Nothing was run as browsers do: node was not found" in (workspace.folder / "metrics/report.md").read_text()
+    assert reason in (workspace.folder / "metrics/report.html").read_text()
+
+
+def test_the_standard_s_own_evaluator_agrees_on_some_rows_or_says_what_it_does_not_know(workspace: Workspace) -> None:
+    found = {variant: figures["onnx_reference"] for variant, figures in elsewhere(workspace).items()}
+    assert found.pop("int8") == {"left_out": "DynamicQuantizeLSTM is no operation of the ONNX standard"}
+    for figures in found.values():
+        assert (figures["passed"], figures["rows"]) == (True, 400)
+    assert found["fp32"]["worst_class_error"] < 1e-5 < found["fp16"]["worst_class_error"]
+
+
+def test_what_the_evaluator_reads_past_is_left_out_and_not_held_against_the_file() -> None:
+    def lstm(lengths: str = "", **attributes: Any) -> str | None:
+        return what_is_read_past(make_node("LSTM", ["x", "w", "r", "", lengths], ["y"], **attributes))
+
+    assert lstm() is None
+    assert lstm(input_forget=0, activations=["Sigmoid", "Tanh", "Tanh"] * 2) is None
+    assert lstm("lengths") == "sequence_lens"
+    assert lstm(input_forget=1) == "input_forget"
+    assert lstm(clip=3.0) == "clip"
+    assert lstm(activations=["Relu", "Tanh", "Tanh"]) == "activations"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda logits: logits * np.float32(1.001), "graph: relative error 0.00"),
+        (lambda logits: np.where(np.arange(len(logits))[:, None] == 7, np.nan, logits), "graph: the logits of row 7"),
+        (lambda logits: np.roll(logits, 1, axis=1), "decisions: "),
+        (lambda logits: logits[:, :2], "shapes: the logits have shape [400, 2]; expected [400, 3]"),
+    ],
+)
+def test_an_executor_that_computes_something_else_is_told(workspace: Workspace, change: Any, problem: str) -> None:
+    """In place of WebAssembly's: logits that no runtime here gives."""
+    predictions = workspace.folder / "data/predictions"
+    for suffix in (".npy", ".json"):
+        shutil.copyfile(predictions / f"onnx/fp32{suffix}", predictions / f"web/fp32{suffix}")
+    logits = np.load(predictions / "web/fp32.npy")
+    np.save(predictions / "web/fp32.npy", np.ascontiguousarray(change(logits), np.float32))
+    found = elsewhere(workspace)["fp32"]["web"]
+    assert not found["passed"]
+    assert any(each.startswith(problem) for each in found["problems"]), found["problems"]

@@ -94,6 +94,21 @@ class SplitArrays:
     lengths: NDArray[np.int32] | None
 
 
+SOME_ROWS = 512
+"""Of a split, evenly spread: what is computed where all would take too long. It may have millions."""
+
+
+def chosen_rows(rows: int, most: int = SOME_ROWS) -> NDArray[np.int_]:
+    """Which rows of a split are chosen where not all are: at most so many, evenly spread."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, most)).astype(int))
+
+
+def read_rows(split: SplitArrays, chosen: NDArray[np.int_]) -> SplitArrays:
+    """Some rows of a split, in memory."""
+    lengths = None if split.lengths is None else np.array(split.lengths[chosen])
+    return SplitArrays(np.array(split.sequences[chosen]), np.array(split.labels[chosen]), lengths)
+
+
 def open_array(path: Path) -> NDArray[Any]:
     """Map a .npy file into memory, below `reading`; nothing in it is ever unpickled.
 

@@ -116,7 +116,7 @@ def call_apart(
         process.join()
         ours.close()
     if answer is None:
-        raise _death(process.exitcode, what)
+        raise death(process.exitcode, what)
     return _result(answer, what, limits)
 
 
@@ -127,6 +127,17 @@ def for_each(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     else:
         with ThreadPoolExecutor(min(AT_A_TIME, os.cpu_count() or 1)) as pool:
             yield from pool.map(function, items)
+
+
+def death(exit_code: int, what: Path | str) -> StageError:
+    """Why a process that ran something ended without an answer: a `MachineError` if it was not its own doing."""
+    if exit_code >= 0:
+        return StageError(f"{what}: the process that ran it ended itself, with exit code {exit_code}")
+    killed_by = signal.Signals(-exit_code)
+    if killed_by in FROM_OUTSIDE:
+        why = " (as a system does that runs out of memory)" if killed_by == signal.SIGKILL else ""
+        return MachineError(f"{what}: the process that ran it was ended from outside, by {killed_by.name}{why}")
+    return StageError(f"{what}: crashes: the process that ran it was ended by {killed_by.name}")
 
 
 def _receive(channel: Connection, limits: Limits) -> dict[str, Any] | None:
@@ -149,6 +160,8 @@ def _result(answer: dict[str, Any], what: Path | str, limits: Limits) -> Any:
     if "hangs" in answer:
         key = f" ({limits.section}.timeout_seconds)" if limits.section else ""
         raise StageError(f"{what}: hangs: no batch was done within {limits.timeout_seconds:g} seconds{key}")
+    if "machine" in answer:
+        raise MachineError(answer["machine"])
     if "os_error" in answer:
         raise OSError(*answer["os_error"])
     if "no_memory" in answer:
@@ -164,17 +177,6 @@ def _result(answer: dict[str, Any], what: Path | str, limits: Limits) -> Any:
             "machine does not give it that much"
         )
     raise StageError(answer["error"])
-
-
-def _death(exit_code: int, what: Path | str) -> StageError:
-    """Why a process ended that did not answer."""
-    if exit_code >= 0:
-        return StageError(f"{what}: the process that ran it ended itself, with exit code {exit_code}")
-    killed_by = signal.Signals(-exit_code)
-    if killed_by in FROM_OUTSIDE:
-        why = " (as a system does that runs out of memory)" if killed_by == signal.SIGKILL else ""
-        return MachineError(f"{what}: the process that ran it was ended from outside, by {killed_by.name}{why}")
-    return StageError(f"{what}: crashes: the process that ran it was ended by {killed_by.name}")
 
 
 # --- In the new process ---
@@ -200,6 +202,8 @@ def _answer(channel: Connection, function: Callable[..., Any], args: tuple[Any, 
 
 def _explain(error: Exception, granted: bool) -> dict[str, Any]:
     """An error as plain data: of the system, of too little memory, or any other."""
+    if isinstance(error, MachineError):
+        return {"machine": str(error)}
     fault = machine_fault(error)
     if isinstance(fault, OSError) and fault.errno != errno.ENOMEM:
         name = fault.filename if isinstance(fault.filename, str | bytes | Path) else None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from shared.data.sequences import open_array
 from shared.execution.interface import Interface
-from shared.files.formats import FORMATS, REFERENCE
+from shared.files.formats import FORMATS, OTHER_EXECUTORS, REFERENCE
 from shared.stage import StageError, read_json, reading
 
 import numpy as np
@@ -66,6 +66,16 @@ class FailedRecord(Recorded):
     failure: str
 
 
+class LeftOutRecord(Recorded):
+    """Why an executor beside the format's own did not run a file, and not for the file's sake."""
+
+    left_out: str
+
+
+FORMS: dict[str, type[Recorded]] = {"failure": FailedRecord, "left_out": LeftOutRecord}
+"""Of the records of what was not executed, by the key that tells them."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One executed file.
@@ -73,7 +83,7 @@ class Prediction:
     Attributes:
         format: A name of `FORMATS`.
         precision: Such as `fp16`.
-        logits: (rows, classes), float32, a memory map; without rows if the execution failed.
+        logits: (rows, classes), float32, a memory map; without rows if there was no execution.
         record: Who executed it, what the file declares, its answers to the probes; see `stages/predict.py`.
     """
 
@@ -89,25 +99,41 @@ class Prediction:
 
 
 def read_predictions(folder: Path) -> Iterator[Prediction]:
-    """Yield every prediction below a folder, failed ones too: PyTorch first, then by format and precision.
+    """Yield every prediction of a format's own runtime, failed ones too: PyTorch first, then by format and precision.
 
     Raises:
         StageError: A record or its logits cannot be read.
     """
     for file_format in FORMATS:
-        for record_file in record_files(folder / file_format):
-            logits_file = record_file.with_suffix(".npy")
-            with reading(record_file, "prediction", ADVICE):
-                record = read_json(record_file)
-                form = FailedRecord if "failure" in record else Record
-                form.model_validate(record)
-            logits: NDArray[Any] = np.empty((0, 0), np.float32)
-            if "failure" not in record:
-                with reading(logits_file, "prediction", ADVICE):
-                    logits = open_array(logits_file)
-                    if logits.dtype != np.float32:
-                        raise ValueError(f"logits are {logits.dtype}; expected float32")
-            yield Prediction(file_format, record_file.stem, logits, record)
+        yield from _read_folder(folder / file_format, file_format)
+
+
+def read_others(folder: Path) -> dict[str, list[Prediction]]:
+    """The predictions of the same files by each of `OTHER_EXECUTORS`, failed ones too.
+
+    Raises:
+        StageError: A record or its logits cannot be read.
+    """
+    return {
+        executor: list(_read_folder(folder / executor, file_format))
+        for executor, file_format in OTHER_EXECUTORS.items()
+    }
+
+
+def _read_folder(folder: Path, file_format: str) -> Iterator[Prediction]:
+    for record_file in record_files(folder):
+        logits_file = record_file.with_suffix(".npy")
+        with reading(record_file, "prediction", ADVICE):
+            record = read_json(record_file)
+            form = next((form for key, form in FORMS.items() if key in record), Record)
+            form.model_validate(record)
+        logits: NDArray[Any] = np.empty((0, 0), np.float32)
+        if form is Record:
+            with reading(logits_file, "prediction", ADVICE):
+                logits = open_array(logits_file)
+                if logits.dtype != np.float32:
+                    raise ValueError(f"logits are {logits.dtype}; expected float32")
+        yield Prediction(file_format, record_file.stem, logits, record)
 
 
 def record_files(folder: Path) -> list[Path]:

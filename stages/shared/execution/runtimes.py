@@ -29,7 +29,7 @@ class Runtime(Protocol):
     """An exported file, open for inference."""
 
     executor: str
-    """Who computes: `pytorch`, `onnxruntime`, `coreml` or `reference`."""
+    """Who computes: `pytorch`, `onnxruntime`, `coreml`, `reference`, or one of `OTHER_EXECUTORS`."""
 
     version: str
     """Which version of it; of macOS for `coreml`, of the coremltools that reads the package for `reference`."""
@@ -60,10 +60,15 @@ MODULES = {
 """The modules behind each suffix."""
 
 
-def open_runtime(path: Path) -> Runtime:
-    """Open a file with the runtime of its format.
+class LeftOutError(StageError):
+    """Why an executor does not run a file, which says nothing of the file: it is not installed, or knows no such op."""
+
+
+def open_runtime(path: Path, executor: str | None = None) -> Runtime:
+    """Open a file with the runtime of its format, or with one of `OTHER_EXECUTORS`.
 
     Raises:
+        LeftOutError: The other executor cannot run it here.
         StageError: The file is damaged, incomplete, or has other tensors than a sequence, perhaps lengths, and logits.
     """
     if path.suffix not in OPENERS:
@@ -71,7 +76,17 @@ def open_runtime(path: Path) -> Runtime:
             f"{path}: no runtime opens {path.suffix or 'a file without a suffix'}; known: {', '.join(OPENERS)}"
         )
     with reading(path, "model"):
-        return OPENERS[path.suffix](path)
+        runtime = OPENERS[path.suffix](path)
+        return runtime if executor is None else _open_elsewhere(path, executor, runtime)
+
+
+def _open_elsewhere(path: Path, executor: str, runtime: Runtime) -> Runtime:
+    """Open a file with one of `OTHER_EXECUTORS`; what it declares of itself has been read by its format's runtime."""
+    from shared.execution.onnx_reference import OnnxReferenceRuntime
+    from shared.execution.web_runtime import WebRuntime
+
+    kinds = {kind.executor: kind for kind in (WebRuntime, OnnxReferenceRuntime)}
+    return kinds[executor](path, runtime.interface, runtime.batch_dependent)
 
 
 def stored_names(path: Path, metadata: dict[str, str], key: str) -> list[str]:
@@ -180,7 +195,7 @@ class OnnxRuntime:
 
     def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """See `Runtime`."""
-        inputs = _by_name(self.interface, batch, lengths)
+        inputs = by_name(self.interface, batch, lengths)
         logits: Floats = self._session.run([self.interface.output_name], inputs)[0]
         return logits
 
@@ -242,7 +257,7 @@ class ReferenceRuntime:
 
     def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """See `Runtime`."""
-        outputs = self._model.predict(_by_name(self.interface, batch, lengths))
+        outputs = self._model.predict(by_name(self.interface, batch, lengths))
         logits: Floats = outputs[str(self.interface.output_name)]
         return logits
 
@@ -268,7 +283,7 @@ class CoreMLRuntime:
 
     def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """See `Runtime`."""
-        logits: Floats = self._model.predict(_by_name(self.interface, batch, lengths))[self.interface.output_name]
+        logits: Floats = self._model.predict(by_name(self.interface, batch, lengths))[self.interface.output_name]
         return logits
 
 
@@ -318,7 +333,7 @@ def _named_tensors(
     return others[0], lengths[0] if lengths else None, outputs[0]
 
 
-def _by_name(interface: Interface, batch: Floats, lengths: Lengths | None) -> dict[str, NDArray[Any]]:
+def by_name(interface: Interface, batch: Floats, lengths: Lengths | None) -> dict[str, NDArray[Any]]:
     """A batch as a file's inputs; lengths are passed to a file that takes them."""
     inputs: dict[str, NDArray[Any]] = {str(interface.input_name): batch}
     if interface.lengths_name is not None and lengths is not None:

@@ -6,7 +6,7 @@ file's suffix; docs/adding-a-format.md lists these tables, and a test holds each
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Exported = Literal["onnx", "coreml"]
 """The names of those that the checkpoint is exported to, as params.yaml spells them."""
@@ -53,6 +53,32 @@ FORMATS: dict[str, Format] = {
 REFERENCE = ("pytorch", "fp32")
 EXPORTED = [name for name in FORMATS if name != REFERENCE[0]]
 SUFFIXES = {name: each.suffix for name, each in FORMATS.items()}
+
+
+class Executor(NamedTuple):
+    """Who runs files.
+
+    Attributes:
+        title: Its name, for people.
+        format: Of the files.
+        is_another: Whether it runs them beside the format's own runtime.
+    """
+
+    title: str
+    format: str
+    is_another: bool = False
+
+
+EXECUTORS = {
+    "pytorch": Executor("PyTorch", "pytorch"),
+    "onnxruntime": Executor("ONNX Runtime", "onnx"),
+    "web": Executor("ONNX Runtime in WebAssembly", "onnx", is_another=True),
+    "onnx_reference": Executor("ONNX's evaluator", "onnx", is_another=True),
+    "coreml": Executor("Core ML, macOS", "coreml"),
+    "reference": Executor("reference evaluator", "coreml"),
+}
+"""By the name in records, figures and params.yaml; of another one it is the folder of its predictions as well."""
+OTHER_EXECUTORS = {name: executor.format for name, executor in EXECUTORS.items() if executor.is_another}
 
 
 def format_of(suffix: str) -> Format | None:

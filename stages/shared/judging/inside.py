@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from shared.data.sequences import SplitArrays
+from shared.data.sequences import SplitArrays, chosen_rows, read_rows
 from shared.execution.predictions import Prediction
 from shared.execution.probes import Probe
 from shared.execution.runtimes import Floats, Lengths
 from shared.judging.parity import Scale
 from shared.judging.precision import Precision, bound, precision_of
 from shared.judging.stored import read_weights
-from shared.judging.twin import Source, chosen_rows, distance, open_source, read_rows
+from shared.judging.twin import Source, distance, open_source
 from shared.judging.weights import Match, judge_export, judge_variant, match
 from shared.stage import StageError, one_line, rounded
 
@@ -58,7 +58,8 @@ def load_net(path: Path, test: SplitArrays, scale: Scale) -> Net:
     torch.set_num_threads(1)
     model = load_checkpoint(path).model
     rows = chosen_rows(len(test.sequences))
-    sequences, lengths = read_rows(test, rows)
+    some = read_rows(test, rows)
+    sequences, lengths = some.sequences, some.lengths
     tensors = {
         name: tensor.numpy().astype(np.float32)
         for name, tensor in model.state_dict().items()

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from shared.files.formats import FORMATS, REFERENCE, SUFFIXES, Exported
+from shared.files.formats import EXECUTORS, FORMATS, REFERENCE, SUFFIXES, Exported
 from shared.files.requirements import version_numbers
 from shared.params import Count, StageParams
 from shared.stage import StageError
@@ -18,6 +18,10 @@ from pydantic import Field, PlainValidator, field_validator, model_validator
 
 SYSTEMS = {"ios": "iOS", "macos": "macOS", "onnxruntime": "ONNX Runtime"}
 """What a file can need a version of, by its name in size.json and in params.yaml."""
+
+
+DEVICES = {"web": "browsers"}
+"""Which of `OTHER_EXECUTORS` stand for devices: what fails there is recommended to none, unless a target says so."""
 
 
 def _version(value: Any) -> str:
@@ -38,6 +42,8 @@ class Target(StageParams):
         ios: The oldest iOS that has to run the file; None: no iOS has to.
         macos: The same of macOS.
         onnxruntime: The same of ONNX Runtime, such as `"1.17"`, in quotes lest 1.20 becomes 1.2.
+        executors: Those that must have run the file, and found it right: a name of `EXECUTORS` each. None: the format's
+            own, and of the others of `DEVICES` those that are installed here.
     """
 
     name: str = Field(min_length=1)
@@ -45,6 +51,15 @@ class Target(StageParams):
     ios: Count | None = None
     macos: Count | Annotated[float, Field(gt=0)] | None = None
     onnxruntime: Version | None = None
+    executors: list[str] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _has_executors_of_its_format(self) -> Self:
+        known = [name for name, executor in EXECUTORS.items() if executor.format == self.format]
+        others = [name for name in self.executors or [] if name not in known]
+        if others:
+            raise ValueError(f"{others[0]!r} executes no {self.format} files; allowed executors: {', '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def _has_a_floor(self) -> Self:
@@ -69,7 +84,22 @@ class Target(StageParams):
     def objection(self, file: "Candidate") -> str | None:
         """Why a file cannot be recommended to these devices, as the rest of a sentence; None if it can."""
         lacking = self._out_of_reach(file) if file.requires or not file.objection else None
-        return " and ".join(reason for reason in (file.objection, lacking) if reason) or None
+        elsewhere = self._not_executed(file) if not file.objection else None
+        return " and ".join(reason for reason in (file.objection, lacking, elsewhere) if reason) or None
+
+    def _not_executed(self, file: "Candidate") -> str | None:
+        """What the executors say that these devices rest on."""
+        demanded = self.executors is not None
+        for name in self.executors or DEVICES:
+            if name == file.executor:
+                continue
+            title, found = EXECUTORS[name].title, file.elsewhere.get(name)
+            if found is None or "left_out" in found:
+                if demanded:
+                    return f"was not executed by {title}" + (f": {found['left_out']}" if found else "")
+            elif not found["passed"]:
+                return f"is not right in {title} ({'; '.join(found['problems'])})"
+        return None
 
     def _out_of_reach(self, file: "Candidate") -> str | None:
         """What the oldest of the devices lacks."""
@@ -151,6 +181,16 @@ class Candidate:
     def by_reference(self) -> bool:
         """Whether our own evaluator executed it, and not Apple's runtime."""
         return bool(self.parity and self.parity.get("executor") == "reference")
+
+    @property
+    def executor(self) -> str | None:
+        """The runtime of its format that executed it."""
+        return self.parity.get("executor") if self.parity else None
+
+    @property
+    def elsewhere(self) -> dict[str, dict[str, Any]]:
+        """What was found of it by other executors: see `shared/judging/executors.py`."""
+        return self.parity.get("executors", {}) if self.parity else {}
 
     @property
     def one_by_one(self) -> bool:

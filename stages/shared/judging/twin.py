@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from shared.data.sequences import SplitArrays
 from shared.execution.runtimes import Floats, Lengths, open_runtime
 from shared.files.onnx_graph import all_nodes
 from shared.judging.stored import Stored, load_onnx, read_program, read_weights
@@ -17,9 +16,6 @@ from shared.judging.weights import Match
 
 import numpy as np
 from numpy.typing import NDArray
-
-ROWS = 512
-"""Of the test split, evenly spread: what the twin is run on, beside the probes. The split may have millions."""
 
 BATCH = 64
 
@@ -115,16 +111,6 @@ def batched(run: Any, sequences: Floats, lengths: Lengths | None, size: int) -> 
         parts.append(run(batch) if lengths is None else run(batch, np.ascontiguousarray(lengths[rows])))
     logits: NDArray[np.float64] = np.concatenate(parts).astype(np.float64)
     return logits
-
-
-def chosen_rows(rows: int) -> NDArray[np.int_]:
-    """Which rows of a split the twin is run on: at most `ROWS`, evenly spread."""
-    return np.unique(np.linspace(0, rows - 1, min(rows, ROWS)).astype(int))
-
-
-def read_rows(test: SplitArrays, chosen: NDArray[np.int_]) -> tuple[Floats, Lengths | None]:
-    """Some rows of a split, in memory."""
-    return np.array(test.sequences[chosen]), None if test.lengths is None else np.array(test.lengths[chosen])
 
 
 def distance(found: NDArray[Any], expected: NDArray[np.float64]) -> float:

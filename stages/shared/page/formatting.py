@@ -4,11 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from shared.files.formats import REFERENCE
+from shared.files.formats import EXECUTORS, REFERENCE
 from shared.judging.recommendation import SYSTEMS, Candidate
 
-EXECUTORS = {"onnxruntime": "ONNX Runtime", "coreml": "Core ML, macOS", "reference": "reference evaluator"}
-"""Who executes exported files, by the name in the records."""
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -82,14 +80,25 @@ def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{key}", format_value(value)
 
 
-def format_executor(file: Candidate) -> str:
-    """Who executed a file, in which version."""
+def executors_of(file: Candidate) -> list[str]:
+    """Who executed a file, each in which version: its format's own runtime first."""
     if (file.format, file.variant) == REFERENCE:
-        return "PyTorch"
-    if not file.parity or not file.parity.get("executor"):
-        return "nobody"
-    executor, version = file.parity["executor"], file.parity["executor_version"]
-    return EXECUTORS[executor] if executor == "reference" else f"{EXECUTORS[executor]} {version}"
+        return [EXECUTORS["pytorch"].title]
+    versions = {file.executor: file.parity["executor_version"]} if file.parity and file.executor else {}
+    ran = {name: found for name, found in file.elsewhere.items() if "executor_version" in found}
+    versions |= {name: found["executor_version"] for name, found in ran.items()}
+    return [in_version(name, version) for name, version in versions.items()] or ["nobody"]
+
+
+def format_executor(file: Candidate) -> str:
+    """The same in one line."""
+    return ", ".join(executors_of(file))
+
+
+def in_version(executor: str, version: str | None) -> str:
+    """An executor by its name and version, if it is known; the reference evaluator has none of its own."""
+    title = EXECUTORS[executor].title
+    return title if executor == "reference" or version is None else f"{title} {version}"
 
 
 def verdict(file: Candidate, best: list[Candidate]) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 from shared.data.sequences import Prepared, Schema
 from shared.files.formats import EXPORTED, REFERENCE
 from shared.judging.limits import VerifyParams
-from shared.judging.recommendation import Candidate, Choice, Target, choose, collect, object_to_source
+from shared.judging.recommendation import DEVICES, Candidate, Choice, Target, choose, collect, object_to_source
 from shared.judging.uncertainty import loss_in_words
 from shared.stage import StageError, one_line, read_json
 
@@ -94,6 +94,19 @@ class Run:
         """Why no file can be recommended, in a sentence; None if one can."""
         assert self.reference.task
         return object_to_source(self.reference.task)
+
+    @property
+    def elsewhere(self) -> list[tuple[str, str]]:
+        """What the executors that stand for devices could not show: how it is marked, and in a sentence."""
+        sentences = []
+        for name, devices in DEVICES.items():
+            found = [(file.file, file.elsewhere[name]) for file in self.exported if name in file.elsewhere]
+            failed = [file for file, figures in found if not figures.get("passed", True)]
+            if failed:
+                sentences.append(("warn", f"✗ Not right in {devices}: {', '.join(failed)}."))
+            reasons = dict.fromkeys(figures["left_out"] for _, figures in found if "left_out" in figures)
+            sentences += [("soft", f"Nothing was run as {devices} do: {reason}.") for reason in reasons]
+        return sentences
 
     def accuracy_limit(self, file_format: str) -> float | None:
         """How much accuracy a format's files may lose; None if as much as they like."""

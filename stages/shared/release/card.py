@@ -5,6 +5,7 @@ from typing import Any
 
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Schema
+from shared.files.formats import EXECUTORS
 from shared.judging.recommendation import Candidate, Choice
 from shared.page.formatting import escape_markdown, format_change, format_executor, format_figure
 from shared.release.bill import MADE_WITH, library
@@ -53,6 +54,7 @@ def render_card(
         "schema": schema,
         "choices": choices,
         "source": source,
+        "executors": EXECUTORS,
         "files": [(recommended[file].best, recommended[file]) for file in sorted(recommended)],
         "training": training,
         "vectors": vectors,

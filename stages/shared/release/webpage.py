@@ -18,6 +18,7 @@ from typing import Any
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
 from shared.execution.predictions import find_reference, read_predictions
+from shared.execution.web_runtime import MODULE, PACKAGE, SCRIPT
 from shared.files.artifacts import find_artifacts
 from shared.params import read_params
 from shared.release.golden import Asked, GoldenParams, Vector, ask, choose_vectors, tolerance_of
@@ -26,10 +27,6 @@ from shared.stage import StageError, read_json, rounded
 import jinja2
 import numpy as np
 from markupsafe import Markup
-
-RUNTIME = Path("node_modules") / "onnxruntime-web" / "dist"
-SCRIPT = "ort.wasm.bundle.min.mjs"
-MODULE = "ort-wasm-simd-threaded.wasm"
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,14 @@ def read_sources(folder: Path) -> Sources:
     Raises:
         StageError: The runtime is not installed.
     """
-    runtime = folder / RUNTIME
-    if not (runtime / MODULE).is_file():
-        raise StageError(f"{runtime}: onnxruntime-web is not installed; `make web` installs it, with npm")
+    if not (folder / MODULE).is_file():
+        raise StageError(f"{folder / PACKAGE}: onnxruntime-web is not installed; `make web` installs it, with npm")
     return Sources(
         template=(folder / "index.html").read_text(encoding="utf-8"),
         style=(folder / "style.css").read_text(encoding="utf-8"),
         script=(folder / "app.js").read_text(encoding="utf-8"),
-        runtime_script=(runtime / SCRIPT).read_text(encoding="utf-8"),
-        runtime_module=(runtime / MODULE).read_bytes(),
+        runtime_script=(folder / SCRIPT).read_text(encoding="utf-8"),
+        runtime_module=(folder / MODULE).read_bytes(),
     )
 
 

@@ -1,5 +1,6 @@
 """Which file is recommended to which devices, and why no other."""
 
+from dataclasses import replace
 from typing import Any
 
 from shared.judging.recommendation import Candidate, Target, choose, collect, object_to_source
@@ -9,6 +10,7 @@ from tests.report_inputs import ALLOWED_LOSS, PYTORCH_ACCURACY, REQUIRES, File, 
 import pytest
 from pydantic import ValidationError
 
+WEB = "is not right in ONNX Runtime in WebAssembly (executed: m.onnx: crashes)"
 APPLE = Target(name="iOS and macOS", format="coreml", ios=17, macos=14)
 OTHERS = Target(name="Android", format="onnx", onnxruntime="1.17")
 SOURCE = {"accuracy": PYTORCH_ACCURACY, "majority_class": "0", "majority_accuracy": 0.5, "collapsed": False}
@@ -49,6 +51,31 @@ def judged(
 def best_of(candidates: list[Candidate], target: Target = OTHERS) -> str | None:
     best = choose(candidates, target).best
     return best.variant if best else None
+
+
+@pytest.mark.parametrize(
+    ("executors", "web", "objection"),
+    [
+        (None, {"passed": True, "problems": []}, None),
+        (None, {"passed": False, "problems": ["executed: m.onnx: crashes"]}, WEB),
+        (None, {"left_out": "no node"}, None),
+        (["onnxruntime"], {"passed": False, "problems": ["executed: m.onnx: crashes"]}, None),
+        (["onnxruntime", "web"], {"passed": False, "problems": ["executed: m.onnx: crashes"]}, WEB),
+        (["web"], {"left_out": "no node"}, "was not executed by ONNX Runtime in WebAssembly: no node"),
+        (["web", "onnx_reference"], {"passed": True, "problems": []}, "was not executed by ONNX's evaluator"),
+    ],
+)
+def test_a_target_says_which_executors_it_rests_on(executors: Any, web: dict[str, Any], objection: str | None) -> None:
+    """By default on those for browsers that there are: what fails there is recommended to none."""
+    [file] = [file for file in judged({("onnx", "odd"): File(1000)}) if file.format == "onnx"]
+    file = replace(file, parity={**(file.parity or {}), "executor": "onnxruntime", "executors": {"web": web}})
+    target = Target(name="Web", format="onnx", onnxruntime="1.17", executors=executors)
+    assert target.objection(file) == objection
+
+
+def test_an_executor_of_another_format_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'web' executes no coreml files; allowed executors: coreml, reference"):
+        Target(name="iOS", format="coreml", ios=17, executors=["web"])
 
 
 def test_the_smallest_file_that_is_fit_to_ship_is_recommended_for_each_class_of_devices() -> None:
