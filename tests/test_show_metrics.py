@@ -18,16 +18,38 @@ def test_a_line_for_every_file(
 ) -> None:
     monkeypatch.chdir(small_run)
     show_metrics.main()
-    header, *lines, note = capsys.readouterr().out.splitlines()
+    header, *lines = capsys.readouterr().out.splitlines()
     files = [path for folder in (small_run / "models").iterdir() for path in folder.glob("classifier*")]
+    *lines, note = [line for line in lines if not line.startswith("left out by ")]
     assert len(lines) == len(files)
-    assert all(len(line) <= 112 for line in (header, *lines))
+    assert all(len(line) <= 132 for line in (header, *lines))
     size = json.loads((small_run / "metrics/size.json").read_text())["onnx"]["fp32"]["bytes"]
     [fp32] = [line for line in lines if line.startswith("onnx fp32")]
     assert f"{size / 1e3:.1f} kB" in fp32
     assert fp32.endswith("µs  fit")
     assert not [line for line in lines if line.startswith("coreml") and "µs" in line and " reference " in line]
     assert note.startswith("latency: median of one sequence, one thread, ")
+
+
+def test_it_names_every_executor_and_what_one_left_out_or_got_wrong(workspace: Workspace) -> None:
+    file = workspace.folder / "metrics" / "verify.json"
+    verified = json.loads(file.read_text())
+    ran = {"executor_version": "1.30.0", "passed": True, "problems": []}
+    reason = "LeakyLSTM is no operation of the ONNX standard"
+    for figures in verified["onnx"].values():
+        figures["executors"] = {"web": ran, "onnx_reference": {"left_out": reason}}
+    wrong = ran | {"passed": False, "problems": ["graph: off"]}
+    verified["onnx"]["int8"]["executors"] = {"web": wrong, "onnx_reference": ran}
+    file.write_text(json.dumps(verified))
+    workspace.patch.chdir(workspace.folder)
+    workspace.capsys.readouterr()
+    show_metrics.main()
+    printed = workspace.capsys.readouterr().out.splitlines()
+    lines = {line.split("  ")[0]: line for line in printed}
+    assert "  onnxruntime, web  " in lines["onnx fp32"]
+    assert "  onnxruntime, web, onnx_reference  " in lines["onnx int8"]
+    assert lines["onnx int8"].endswith("; wrong in web: graph: off")
+    assert f"left out by onnx_reference: onnx fp32, onnx fp16: {reason}" in printed
 
 
 def test_before_the_first_run(workspace: Workspace) -> None:
@@ -83,7 +105,8 @@ def test_figures_of_an_earlier_run_are_left_out(
     show_metrics.main()
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert len(re.findall(r"\d\d%", printed.out)) == printed.out.count(" kB") == len(printed.out.splitlines()) - 2
+    lines = [line for line in printed.out.splitlines() if not line.startswith("left out by ")]
+    assert len(re.findall(r"\d\d%", printed.out)) == printed.out.count(" kB") == len(lines) - 2
 
     reproduced.set("verify.accuracy_loss", 0.25)
     show_metrics.main()
