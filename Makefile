@@ -19,6 +19,8 @@ help:  ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 repro: $(INSTALLED)  ## Run the whole pipeline (dvc repro) and print the figures of every model
+	@if command -v npm >/dev/null; then NPM_CONFIG_FETCH_RETRIES=0 $(MAKE) --silent --no-print-directory web \
+	  || echo 'onnxruntime-web was not installed: nothing is run as browsers do'; fi
 	@$(RUN) python -m dvc repro || { $(RUN) python commands/check_lock.py; exit 1; }
 	@$(RUN) python commands/show_metrics.py
 

@@ -21,7 +21,7 @@ from shared.stage import StageError, one_line
 
 import numpy as np
 
-WEB = Path(__file__).resolve().parents[3] / "web"
+PROJECT = Path(__file__).resolve().parents[3]
 PACKAGE = Path("node_modules") / "onnxruntime-web"
 SCRIPT = PACKAGE / "dist" / "ort.wasm.bundle.min.mjs"
 MODULE = PACKAGE / "dist" / "ort-wasm-simd-threaded.wasm"
@@ -33,11 +33,14 @@ LEAVING_SECONDS = 5
 DTYPES = {"float32": np.float32, "float64": np.float64, "int32": np.int32, "int64": np.int64, "float16": np.float16}
 
 
-def find_node() -> str:
-    """The program that runs WebAssembly here, if all that is needed is installed.
+def find_node() -> tuple[str, Path]:
+    """The program that runs WebAssembly here, and the folder `web` in which the runtime is installed.
+
+    Of this project; or of one that it lies in, as an experiment does that DVC runs from its queue: what npm installed
+    is no part of a commit.
 
     Raises:
-        LeftOutError: It is not.
+        LeftOutError: One of them is not there, or in another version.
     """
     node = shutil.which("node")
     if node is None:
@@ -46,13 +49,15 @@ def find_node() -> str:
     found = re.match(r"v(\d+)", printed)
     if not found or int(found[1]) < OLDEST_NODE:
         raise LeftOutError(f"found node {printed.strip() or 'without a version'}; {OLDEST_NODE} or newer is needed")
+    folders = [folder / "web" for folder in (PROJECT, *PROJECT.parents)]
+    web = next((folder for folder in folders if (folder / PACKAGE).is_dir()), folders[0])
     try:
-        installed = json.loads((WEB / PACKAGE / "package.json").read_bytes())["version"]
+        installed = json.loads((web / PACKAGE / "package.json").read_bytes())["version"]
     except (OSError, ValueError, KeyError):
         raise LeftOutError("onnxruntime-web is not installed; `make web` installs it, with npm") from None
     if installed != VERSION:
         raise LeftOutError(f"found onnxruntime-web {installed}; `make web` installs {VERSION}")
-    return node
+    return node, web
 
 
 class WebRuntime:
@@ -72,10 +77,10 @@ class WebRuntime:
 
     def __init__(self, path: Path, interface: Interface, batch_dependent: bool) -> None:
         self._path, self.interface, self.batch_dependent = path, interface, batch_dependent
-        node = find_node()
+        node, web = find_node()
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        files = [str(WEB / SCRIPT), str(WEB / MODULE), str(path)]
+        files = [str(web / SCRIPT), str(web / MODULE), str(path)]
         try:
             with _room_for_webassembly() as data_limit:
                 self._process = subprocess.Popen(

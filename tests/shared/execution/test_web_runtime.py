@@ -1,0 +1,53 @@
+"""What has to be installed before files run in WebAssembly, and where it is looked for."""
+
+import json
+from pathlib import Path
+
+from shared.execution import web_runtime
+from shared.execution.runtimes import LeftOutError
+
+import pytest
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where an experiment of DVC's queue runs, below the project's folder; with a node that says what `says` holds."""
+    node = tmp_path / "bin" / "node"
+    node.parent.mkdir()
+    node.write_text(f'#!/bin/sh\nread version < "{tmp_path}/says"\necho $version\n')
+    node.chmod(0o755)
+    (tmp_path / "says").write_text("v20.11.1\n")
+    monkeypatch.setenv("PATH", str(node.parent))
+    folder = tmp_path / ".dvc" / "tmp" / "exps" / "tmp1"
+    monkeypatch.setattr(web_runtime, "PROJECT", folder)
+    return folder
+
+
+def install(folder: Path, version: str) -> None:
+    package = folder / "web" / web_runtime.PACKAGE / "package.json"
+    package.parent.mkdir(parents=True)
+    package.write_text(json.dumps({"version": version}))
+
+
+def test_an_experiment_below_the_project_has_what_the_project_has(project: Path, tmp_path: Path) -> None:
+    install(tmp_path, web_runtime.VERSION)
+    assert web_runtime.find_node() == (str(tmp_path / "bin" / "node"), tmp_path / "web")
+    install(project, "1.2.3")
+    with pytest.raises(LeftOutError, match=r"^found onnxruntime-web 1\.2\.3; `make web` installs 1\.\d+\.\d+$"):
+        web_runtime.find_node()
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ("v20.11.1", "onnxruntime-web is not installed; `make web` installs it, with npm"),
+        ("v12.22.9", "found node v12.22.9; 20 or newer is needed"),
+        ("", "found node without a version; 20 or newer is needed"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_what_is_not_there_is_named(tmp_path: Path, says: str, reason: str) -> None:
+    (tmp_path / "says").write_text(f"{says}\n")
+    with pytest.raises(LeftOutError) as left_out:
+        web_runtime.find_node()
+    assert str(left_out.value) == reason
