@@ -1,7 +1,7 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-sweep test-training lint format browser web toolchains uv demo on-device example bench bench-scale fuzz sweep bench-sweep apple-tests lock clean
+.PHONY: help repro test test-sweep test-training lint format browser web toolchains uv demo on-device example bench bench-scale fuzz sweep bench-sweep apple-tests second-judge lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -91,6 +91,9 @@ bench-sweep: $(SWEEPING)  ## Measure sweeps: trials a minute beside DVC's own qu
 
 apple-tests: $(INSTALLED)  ## Run Apple's own tests against our Core ML evaluator (about a quarter of an hour)
 	@$(RUN) python tests/apple_tests/run.py --suite all --jobs 2 --report docs/coreml_coverage.md
+
+second-judge: $(INSTALLED)  ## Hold our Core ML evaluator to Apple's Core AI runtime, module by module (some minutes)
+	@$(RUN) python tests/second_judge/run.py --report docs/second_judge.md
 
 # With uv, which resolves for every supported Python and system at once; it is installed for this alone.
 LOCKED := requirements.lock requirements-torch.lock
