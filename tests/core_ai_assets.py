@@ -15,17 +15,18 @@ Arrays = Mapping[str, NDArray[Any]]
 
 def export(model: torch.nn.Module, path: Path, inputs: Sequence[torch.Tensor], axes: Any = None) -> Path:
     """Export a net as it is, with these names of the axes that are not fixed."""
+    from shared.conversion.coreai_decompositions import decompositions
     from shared.conversion.coreai_recurrent import as_one_op, register_loops
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a version of torch that is not the one that coreai-torch was built for
-        from coreai_torch import TorchConverter, get_decomp_table
+        from coreai_torch import TorchConverter
 
         with as_one_op():
             program = torch.export.export(model.eval(), tuple(inputs), dynamic_shapes=axes)
         converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)
         register_loops(converter)
-        converter.add_exported_program(program.run_decompositions(get_decomp_table())).to_coreai().save_asset(path)
+        converter.add_exported_program(program.run_decompositions(decompositions())).to_coreai().save_asset(path)
     return path
 
 

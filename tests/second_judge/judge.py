@@ -30,26 +30,7 @@ BOUNDS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 2e-3}
 EVALUATOR, CORE_AI, PYTORCH = "the evaluator", "Core AI", "PyTorch"
 PAIRS = ((EVALUATOR, PYTORCH), (CORE_AI, PYTORCH), (EVALUATOR, CORE_AI))
 
-EXPLAINED = {
-    "avg_pool1d, padding not counted": (
-        CORE_AI,
-        "coreai-torch counts the padding all the same",
-    ),
-}
-"""Who alone is off, and why; the two others must agree."""
-
-REFUSED = {
-    "adaptive average to one": (CORE_AI, "aten.as_strided"),
-    "adaptive maximum to one": (CORE_AI, "aten.adaptive_max_pool2d"),
-    "ELU(alpha=1.0)": (CORE_AI, "aten.elu"),
-    "SELU()": (CORE_AI, "aten.elu"),
-    "LogSigmoid()": ("Core ML", "log_sigmoid"),
-    "product over features": ("Core ML", "prod"),
-    "variance over time": (CORE_AI, "aten.var"),
-    "deviation over time": (CORE_AI, "aten.var"),
-    "windows by unfold": (CORE_AI, "aten.unfold"),
-    "sort over time": (CORE_AI, "aten.sort"),
-}
+REFUSED = {"product over features": ("Core ML", "prod")}
 """Whose converter has no way to write a module down, and the operation that it names."""
 
 Distances = tuple[float, ...]
@@ -170,14 +151,13 @@ def groups(names: Sequence[str]) -> list[Sequence[str]]:
 
 
 def disagreements(name: str, precision: Precision, distances: Distances) -> list[str]:
-    """What is further apart than it may be, or no longer so although that is explained."""
-    odd = EXPLAINED[name][0] if name in EXPLAINED else None
+    """Which two are further apart than they may be."""
     bound = BOUNDS[precision]
-    found = []
-    for pair, distance in zip(PAIRS, distances, strict=True):
-        if (odd in pair) != (not distance <= bound):
-            found.append(f"{name}, {precision}: {' and '.join(pair)} are {distance:.1e} apart; allowed: {bound:g}")
-    return found
+    return [
+        f"{name}, {precision}: {' and '.join(pair)} are {distance:.1e} apart; allowed: {bound:g}"
+        for pair, distance in zip(PAIRS, distances, strict=True)
+        if not distance <= bound
+    ]
 
 
 def refusal(name: str) -> str:

@@ -160,6 +160,7 @@ add("minimum over time", lambda x: x.amin(1))
 add("product over features", lambda x: x.prod(2))
 add("variance over time", lambda x: x.var(1))
 add("deviation over time", lambda x: x.std(1, correction=0))
+add("mean and deviation over time", lambda x: torch.cat([x.mean(1), x.std(1)], 1))
 add("Euclidean norm over features", lambda x: torch.linalg.vector_norm(x, dim=2))
 add("mean of time and features", lambda x: x.mean((1, 2), keepdim=True))
 

@@ -126,6 +126,15 @@ def fft(*_: Any, **__: Any) -> Tensor:
     raise Unsupported("fft")
 
 
+# --- activations ---
+
+
+@instead_of(functional.logsigmoid)
+def logsigmoid(x: Tensor) -> Tensor:
+    """`log(1 / (1 + exp(-x)))` as what it is: less the softplus of -x."""
+    return -functional.softplus(-x)
+
+
 # --- normalisation ---
 
 

@@ -27,6 +27,7 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d(4),
     "adaptive_max_pool1d": nn.AdaptiveMaxPool1d(1),
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d(1),
+    "logsigmoid": nn.LogSigmoid(),
     "lstm_cell": lambda x: nn.LSTMCell(6, 4)(x[:, 0])[1],
     "gru_cell": lambda x: nn.GRUCell(6, 4, bias=False)(x[:, 0]),
     "rnn_tanh": lambda x: nn.RNN(6, 4, 2, bidirectional=True, batch_first=True)(x)[0],

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed")
 
 from export_coreml import Precision
-from tests.second_judge.judge import BOUNDS, EXPLAINED, PAIRS, REFUSED, disagreements, groups, judge
+from tests.second_judge.judge import BOUNDS, REFUSED, disagreements, groups, judge
 from tests.second_judge.modules import MODULES
 
 EVERY = 4
@@ -23,18 +23,12 @@ def test_a_sample_agrees(tmp_path: Path, precision: Precision) -> None:
 
 
 def test_what_differs_is_told() -> None:
-    [odd] = EXPLAINED
     assert disagreements("linear", "fp32", (1e-7, 1e-7, 1e-7)) == []
     [problem] = disagreements("linear", "fp32", (1e-7, 2e-5, 1e-7))
     assert problem == "linear, fp32: Core AI and PyTorch are 2.0e-05 apart; allowed: 1e-05"
     assert len(disagreements("linear", "fp16", (float("nan"), 1e-3, float("inf")))) == 2
-    assert disagreements(odd, "fp32", (1e-7, 0.1, 0.1)) == []
-    assert len(disagreements(odd, "fp32", (1e-7, 1e-7, 1e-7))) == 2, "it is no longer so"
-    assert len(disagreements(odd, "fp32", (0.1, 0.1, 0.1))) == 1, "the two others must agree"
 
 
-def test_the_modules_are_many_and_the_known_ones_among_them() -> None:
-    assert len(MODULES) - len(REFUSED) >= 90
-    assert set(EXPLAINED) | set(REFUSED) <= set(MODULES)
-    assert not set(EXPLAINED) & set(REFUSED)
-    assert all(odd in {name for pair in PAIRS for name in pair} for odd, _ in EXPLAINED.values())
+def test_the_modules_are_many() -> None:
+    assert set(REFUSED) <= set(MODULES)
+    assert len(MODULES) - len(REFUSED) >= 100
