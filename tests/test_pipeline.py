@@ -78,6 +78,9 @@ def test_a_run_leaves_exactly_its_outputs(first_repro: tuple[Project, list[str]]
         *(f"data/prepared/{split}{kind}.npy" for split in splits for kind in ("", "_labels")),
         *(f"data/predictions/pytorch/fp32.{suffix}" for suffix in ("json", "npy")),
         *(f"data/predictions/onnx/{variant}.{suffix}" for variant in ONNX for suffix in ("json", "npy")),
+        *(f"data/predictions/web/{variant}.json" for variant in ONNX),  # not installed in a copy
+        *(f"data/predictions/onnx_reference/{variant}.json" for variant in ONNX),
+        *(f"data/predictions/onnx_reference/{variant}.npy" for variant in ONNX if variant != "int8"),
         *(f"data/predictions/coreml/{variant}.{suffix}" for variant in COREML for suffix in ("json", "npy")),
         "models/.gitkeep",
         "models/pytorch/classifier.pt",
