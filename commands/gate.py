@@ -5,7 +5,8 @@ may go the other way. A metric is named by its file and its keys: `evaluate.onnx
 metrics/evaluate.json; in a pattern, `*` stands for any one name. True counts as 1 and false as 0.
 
 What fails: a metric that got worse by more than allowed, that is gone, or that is no number any more (null, NaN, text);
-and a rule that no metric matches. A metric that is new passes, and is listed.
+and a rule that no metric matches. A metric that is new passes, and is listed. With `gate.release: true` also a release
+bundle that is not there, is not that of dvc.lock, or does not pass its own verify.py.
 
 Exit code: 0 nothing got worse, 1 a regression, 2 the revisions could not be compared, for whatever reason.
 """
@@ -13,7 +14,9 @@ Exit code: 0 nothing got worse, 1 a regression, 2 the revisions could not be com
 import argparse
 import json
 import math
+import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -37,6 +40,8 @@ from pydantic import Field, model_validator  # noqa: E402
 from tabulate import tabulate  # noqa: E402
 
 FOLDER = "metrics"
+RELEASE = "release"
+BUNDLE = f"models/{RELEASE}"
 WORKSPACE = "workspace"
 COLUMNS = ("metric", "old", "new", "change", "allowed", "verdict")
 ABSENT = object()
@@ -90,6 +95,7 @@ class Params(StageParams):
     """Section `gate`."""
 
     rules: list[Rule] = Field(min_length=1)
+    release: bool
 
 
 @dataclass(frozen=True)
@@ -226,6 +232,59 @@ def read_revision(revision: str) -> dict[str, bytes]:
     return contents
 
 
+def check_release(revision: str) -> Check:
+    """Whether the bundle of a revision is there, is that of its dvc.lock, and passes its own verify.py.
+
+    Raises:
+        StageError: There is no such revision, or DVC cannot say.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(BUNDLE) if revision == WORKSPACE else fetch_bundle(revision, Path(folder) / RELEASE)
+        verifier = bundle / "verify.py"
+        if not verifier.is_file():
+            return Check(BUNDLE, ABSENT, ABSENT, "", "missing", passed=False)
+        problems = []
+        if revision == WORKSPACE and is_stale():
+            problems.append(f"not that of dvc.lock: see dvc status {RELEASE}")
+        ran = subprocess.run([sys.executable, verifier], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        if ran.returncode:
+            problems.append("does not pass its verify.py")
+        return Check(BUNDLE, ABSENT, ABSENT, "", "; ".join(problems) or "ok", passed=not problems)
+
+
+def is_stale() -> bool:
+    """Whether the workspace's bundle, or what it was made from, is another than dvc.lock says.
+
+    Raises:
+        StageError: DVC cannot say.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        return bool(Repo().status(targets=[RELEASE]))
+    except DvcException as error:
+        raise StageError(f"stage {RELEASE}: {one_line(error)}") from None
+
+
+def fetch_bundle(revision: str, folder: Path) -> Path:
+    """A revision's bundle, from DVC's cache or remote; nothing is written if there is none.
+
+    Raises:
+        StageError: There is one, but nowhere to be had.
+    """
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+
+    files = DVCFileSystem(rev=revision)
+    if files.isdir(BUNDLE):
+        try:
+            files.get(BUNDLE, str(folder), recursive=True)
+        except (DvcException, OSError) as error:
+            raise StageError(f"{BUNDLE} of {shortened(revision)}: {one_line(error)}") from None
+    return folder
+
+
 def read_integer(digits: str) -> int:
     """An integer in JSON.
 
@@ -272,13 +331,13 @@ def judge_revisions(args: argparse.Namespace) -> list[Check]:
         StageError: It cannot be compared.
     """
     check_names(args.of, args.against)
-    rules = read_params("gate", Params).rules
-    checks = compare(rules, read_metrics(args.against), read_metrics(args.of))
+    params = read_params("gate", Params)
+    checks = compare(params.rules, read_metrics(args.against), read_metrics(args.of))
     if all(check.old is ABSENT for check in checks):
         raise StageError(
             f"{shortened(args.against)} has no metric that a rule of section gate matches: nothing to compare"
         )
-    return checks
+    return [*checks, check_release(args.of)] if params.release else checks
 
 
 def table(checks: list[Check], args: argparse.Namespace) -> str:

@@ -113,10 +113,18 @@ def check_python(bundle: Path, _: Path) -> str:
     return execute(sys.executable, bundle / "verify.py", bundle)
 
 
-def check_node(bundle: Path, _: Path) -> str:
-    """The models in WebAssembly, in node."""
-    need(PROJECT / "web" / "node_modules", "onnxruntime-web", "`make web` installs it")
-    return execute(program("node"), PROJECT / "web" / "verify.mjs", bundle)
+def build_node(bundle: Path, scratch: Path) -> list[str]:
+    """Lay the verifier in JavaScript beside the runtime; the command that runs it."""
+    modules = PROJECT / "web" / "node_modules"
+    need(modules, "onnxruntime-web", "`make web` installs it")
+    (scratch / "node_modules").symlink_to(modules)
+    script = shutil.copy(bundle / "verifiers" / "javascript" / "verify.mjs", scratch / "verify.mjs")
+    return [program("node"), str(script)]
+
+
+def check_node(bundle: Path, scratch: Path) -> str:
+    """The verifier in JavaScript, in node."""
+    return execute(*build_node(bundle, scratch), bundle)
 
 
 def check_page(bundle: Path, scratch: Path) -> str:

@@ -55,7 +55,7 @@ def write(folder: Path, evaluate: Any = None, verify: Any = None, size: Any = No
 
 
 def write_rules(folder: Path, rules: Any) -> None:
-    YAML().dump({"gate": {"rules": rules}}, folder / "params.yaml")
+    YAML().dump({"gate": {"release": False, "rules": rules}}, folder / "params.yaml")
 
 
 @pytest.fixture

@@ -75,8 +75,8 @@ def verifier(request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pyt
     """A verifier, built once."""
     scratch = tmp_path_factory.mktemp(request.param)
     if request.param == "node":
-        or_skip(lambda: on_device.check_node(bundle, scratch))
-        return lambda at: on_device.check_node(at, scratch)
+        node = or_skip(lambda: on_device.build_node(bundle, scratch))
+        return lambda at: on_device.execute(*node, at)
     if request.param == "c":
         program = or_skip(lambda: on_device.build_c(bundle, scratch))
         return lambda at: on_device.execute(program, at)

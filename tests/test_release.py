@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.support import (
     IN_EVERY_BUNDLE,
     ROOT,
     SMALL,
+    Project,
     Workspace,
     call_stages,
     clean_environment,
@@ -33,6 +35,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from ruamel.yaml import YAML
 
 BUNDLE = "models/release"
 
@@ -357,3 +360,90 @@ def test_a_signature_says_what_lengths_mean() -> None:
     assert [feature["name"] for feature in sequence["features"]] == ["x", "y"]
     assert (lengths["dtype"], lengths["range"]) == ("int32", [1, 5])
     assert "no softmax has been applied" in signature["outputs"][0]["meaning"]
+
+
+# --- a release in DVC's own registry, and the gate that demands one ---
+
+REGISTERED = {
+    "stages": {"release": {"cmd": "cp -r made models/release", "deps": ["made"], "outs": ["models/release"]}},
+    "artifacts": {"classifier-release": {"path": "models/release", "type": "model"}},
+}
+"""The end of our own pipeline: `made` is what the stage `release` wrote."""
+GATE = {"release": True, "rules": [{"metric": "verify.*.*.passed", "better": "higher", "absolute": 0}]}
+IDENTITY = {f"GIT_{who}_{what}": "ann@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+@pytest.fixture(scope="module")
+def registered(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A repository whose last commit has a bundle, registered as v1.0.0 and pushed to a remote."""
+    folder = tmp_path_factory.mktemp("registry")
+    project = Project(folder / "project")
+    (project.folder / "models").mkdir(parents=True)
+    shutil.copytree(ROOT / ".dvc", project.folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "*.local"))
+    shutil.copytree(small_run / BUNDLE, project.folder / "made")
+    shutil.copytree(small_run / "metrics", project.folder / "metrics")
+    YAML().dump(REGISTERED, project.folder / "dvc.yaml")
+    YAML().dump({"gate": GATE}, project.folder / "params.yaml")
+    (project.folder / ".gitignore").write_text("/models/?*\n")
+    project.git("init", "--quiet")
+    project.dvc("remote", "modify", "storage", "url", str(folder / "storage"))
+    project.dvc("repro")
+    project.dvc("push")
+    project.commit()
+    for words in (["register"], ["assign", "--stage", "prod"]):
+        project.run(sys.executable, "-m", "gto.cli", *words, "classifier-release", "--version", "v1.0.0", env=IDENTITY)
+    return project
+
+
+@pytest.fixture
+def project(registered: Project, tmp_path: Path) -> Project:
+    """A copy, to be changed."""
+    return Project(Path(shutil.copytree(registered.folder, tmp_path / "project", symlinks=True)))
+
+
+def run_gate(project: Project, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "commands" / "gate.py"), "--against", "HEAD", *options]
+    return subprocess.run(
+        command, cwd=project.folder, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+
+
+def test_an_app_team_takes_a_tagged_release_from_another_folder(project: Project, tmp_path: Path) -> None:
+    shutil.rmtree(project.folder / ".dvc" / "cache")  # the remote has it
+    app = Project(tmp_path / "app")
+    app.folder.mkdir()
+    app.dvc("artifacts", "get", str(project.folder), "classifier-release", "--stage", "prod")
+    taken, given = ((at / "SHA256SUMS").read_bytes() for at in (app.folder / "release", project.folder / "made"))
+    assert taken == given
+    assert check(app.folder / "release").returncode == 0
+
+
+def test_the_gate_passes_a_bundle_that_is_of_the_lock_and_right(project: Project) -> None:
+    passed = run_gate(project, "--all")
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+    assert re.search(r"^models/release .* ok$", passed.stdout, flags=re.MULTILINE)
+
+
+def test_the_gate_stops_a_bundle_that_is_not_of_the_lock_or_wrong_or_absent(project: Project) -> None:
+    (project.folder / "made" / "model-card.md").write_text("another run")
+    stopped = run_gate(project)
+    assert stopped.returncode == 1
+    assert "models/release" in stopped.stdout
+    assert "not that of dvc.lock: see dvc status release" in stopped.stdout
+
+    project.dvc("repro")  # of the lock, but its sums are not those of its files
+    assert "does not pass its verify.py" in run_gate(project).stdout
+
+    shutil.rmtree(project.folder / "models" / "release")
+    assert re.search(r"^models/release .* missing$", run_gate(project).stdout, flags=re.MULTILINE)
+
+
+def test_the_gate_judges_the_bundle_of_a_revision(project: Project) -> None:
+    project.git("tag", "good")
+    (project.folder / "made" / "model-card.md").write_text("another run")
+    project.dvc("repro")
+    project.commit()
+    assert run_gate(project, "--of", "good").returncode == 0
+    stopped = run_gate(project, "--against", "good", "--of", "HEAD")
+    assert stopped.returncode == 1
+    assert "does not pass its verify.py" in stopped.stdout

@@ -14,7 +14,9 @@ from typing import Any
 
 import compress_onnx
 import export_onnx
+from commands.on_device import build_node
 from commands.screenshot import find_browser, launch
+from release import RELEASE
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.runtimes import open_runtime
 from shared.files.artifacts import find_artifacts
@@ -189,7 +191,7 @@ def test_all_verifiers_compute_one_figure(
     run = open_onnx(tmp_path / name, model["interface"]["output"])
     expected = f"{largest_error(run, signature, arrays, logits):.1e}".replace("e-0", "e-")
     ran = subprocess.run(
-        ["node", WEB / "verify.mjs", tmp_path], env=clean_environment(), capture_output=True, text=True, check=False
+        [*build_node(RELEASE, tmp_path), tmp_path], env=clean_environment(), capture_output=True, text=True, check=False
     )
     assert ran.returncode == 1, ran.stderr
     assert f"{name}  WRONG: error {expected}, allowed 0.01" in ran.stdout

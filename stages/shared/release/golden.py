@@ -4,7 +4,7 @@ They are few, chosen to show what goes wrong on a device: rows at the border bet
 changes the decision; a row of each class; quiet and constant values; values far outside the data; of ragged data short
 sequences with something in the padding; and random ones.
 
-How far a file is off elsewhere is one figure, which the bundle's `verify.py`, `web/verify.mjs` and the page that runs
+How far a file is off elsewhere is one figure, which the bundle's `verify.py`, its `verifiers/` and the page that runs
 the model compute alike: the largest difference of any logit of any vector, as a share of the largest logit that the
 file gave for any of them here. It is infinite or no number, and wrong, if a logit is not finite.
 """

@@ -1,7 +1,7 @@
-// Check a bundle in WebAssembly, with node: `node web/verify.mjs models/release`.
+// Checks the ONNX and ORT files of a release bundle in WebAssembly, in node: node verify.mjs [FOLDER]
 //
-// Every ONNX and ORT file must give the golden vectors' logits within its tolerance. Exit code: 0 right, 1 wrong, 2 no bundle.
-// How an app calls the model stands in `classify` below; in a browser it is the same.
+// Each must give the logits of the golden vectors within its tolerance. Exit code: 0 right, 1 wrong, 2 nothing could be
+// checked. How an app calls the model stands in `classify`; in a browser it is the same.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
