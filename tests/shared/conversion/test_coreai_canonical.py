@@ -17,7 +17,7 @@ pytest.importorskip("coreai_torch", reason="coreai-torch is not installed")
 from tests.core_ai_assets import run
 
 EXPORT = '''
-"""Writes one asset: what normalisation, attention, convolution and a large constant become."""
+"""Writes one asset: what normalisation, attention, convolution, a loop and a large constant become."""
 import sys, time, warnings
 from pathlib import Path
 
@@ -29,6 +29,7 @@ warnings.simplefilter("ignore")
 import torch
 from coreai_torch import TorchConverter, get_decomp_table
 from shared.conversion.coreai_canonical import canonicalize
+from shared.conversion.coreai_recurrent import as_one_op, register_loops
 from torch import nn
 
 class Net(nn.Module):
@@ -36,15 +37,19 @@ class Net(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(4, 32, 3)
         self.layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.lstm = nn.LSTM(32, 8, batch_first=True)
     def forward(self, x):
-        return self.layer(self.conv(x).transpose(1, 2)).mean(1)
+        return self.lstm(self.layer(self.conv(x).transpose(1, 2)))[0].mean(1)
 
 torch.manual_seed(0)
 net, x = Net().eval(), torch.linspace(-2, 2, 56).reshape(2, 4, 7)
 axes = {0: torch.export.Dim("batch", min=1, max=64)}
-program = torch.export.export(net, (x,), dynamic_shapes=(axes,)).run_decompositions(get_decomp_table())
+with as_one_op():
+    program = torch.export.export(net, (x,), dynamic_shapes=(axes,)).run_decompositions(get_decomp_table())
 path = Path(sys.argv[1])
-asset = TorchConverter().add_exported_program(program).to_coreai().save_asset(path)
+converter = TorchConverter()
+register_loops(converter)
+asset = converter.add_exported_program(program).to_coreai().save_asset(path)
 asset.update_metadata(lambda notes: [notes.set_custom(key, [key, 1]) for key in ("b", "a", "d", "c")] and None)
 print(Path(path, "metadata.json").read_text())
 canonicalize(path)
