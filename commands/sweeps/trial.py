@@ -259,6 +259,7 @@ class Trial:
         self.revision, self.name, self.settings, self.stages = revision, name, settings, stages
         self.stop_unless = stop_unless
         keep_every_run()
+        read_locks_fast()
         self.repo = Repo(".")
         self.pull = pull and self._pull_run_cache()
         self.output = Output()
@@ -371,6 +372,17 @@ def keep_every_run() -> None:
 
     save = Stage.save
     Stage.save = lambda stage, allow_missing=False, **_: save(stage, allow_missing, run_cache=True)
+
+
+def read_locks_fast() -> None:
+    """Let DVC read dvc.lock, which it does before it writes each stage, with the parser that is compiled.
+
+    It takes the slow one, which keeps comments, for every file that it changes; dvc.lock has none.
+    """
+    from dvc.utils.serialize import _yaml
+
+    slow = _yaml.parse_yaml_for_update
+    _yaml.parse_yaml_for_update = lambda text, path: (_yaml.parse_yaml if path.endswith(".lock") else slow)(text, path)
 
 
 def run_and_publish(args: argparse.Namespace, revision: str, publishing: threading.Lock) -> Outcome:

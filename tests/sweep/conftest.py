@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,10 +77,10 @@ class Toy(Project):
         assert process.returncode == code, output
         return output
 
-    def trial(self, *arguments: str, code: int = 0, folder: Path | None = None) -> str:
-        """Run the one-trial command in a clone, or here."""
+    def trial(self, *arguments: str, code: int = 0, folder: Path | None = None, within: Sequence[str] = ()) -> str:
+        """Run the one-trial command in a clone, or here; `within` is a command that runs it."""
         result = subprocess.run(
-            [sys.executable, "commands/sweeps/trial.py", *arguments],
+            [*within, sys.executable, "commands/sweeps/trial.py", *arguments],
             cwd=folder or self.folder,
             env={**os.environ, **self.environment()},
             stdout=subprocess.PIPE,

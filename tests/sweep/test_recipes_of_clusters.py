@@ -9,6 +9,7 @@ from typing import Any
 from tests.support import ROOT
 from tests.sweep.conftest import Toy
 
+import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
@@ -55,7 +56,7 @@ def test_a_job_of_slurm_runs_the_trial_of_its_line(toy: Toy, remote: Path, tmp_p
 
 def test_a_pod_of_kubernetes_runs_the_trial_of_its_line(toy: Toy, remote: Path, tmp_path: Path) -> None:
     job = YAML(typ="safe").load(RECIPES / "kubernetes.yaml")
-    assert (job["apiVersion"], job["kind"], job["spec"]["completionMode"]) == ("batch/v1", "Job", "Indexed")
+    kubernetes_validate.validate(job, "1.34", strict=True)
     [container] = job["spec"]["template"]["spec"]["containers"]
     [rule] = job["spec"]["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]

@@ -1,7 +1,9 @@
 """One trial by itself, as a job of SLURM or Kubernetes runs it: in its own clone, published to Git and DVC remotes."""
 
 import json
+import shlex
 import stat
+import subprocess
 from pathlib import Path
 
 from tests.sweep.conftest import Toy
@@ -30,9 +32,16 @@ def test_a_trial_is_published_and_run_once(toy: Toy, clone: Path) -> None:
     assert toy.trial("--set", "train.learning_rate=0.01", folder=clone).count("\n") == 1
     assert toy.ran() == ran
 
+    # An ordinary experiment: DVC's own command writes the same bytes.
+    toy.dvc("exp", "run", "--name", "ordinary", "--set-param", "train.learning_rate=0.01", env=toy.environment())
+    ordinary = toy.git("show", f"{toy.experiments()['ordinary']}:dvc.lock")
+    toy.git("checkout", "--quiet", "--force", ".")
+    toy.dvc("exp", "remove", "ordinary")
+
     toy.git("remote", "add", "origin", str(clone.with_name("remote.git")))
     toy.dvc("exp", "pull", "origin", first.split(":")[-2].split()[-1], "--no-cache")
     [(name, commit)] = toy.experiments().items()
+    assert toy.git("show", f"{commit}:dvc.lock") == ordinary
     assert toy.figure(commit, "evaluate")["onnx"]["int8"]["accuracy"] == 1.0
     toy.dvc("exp", "apply", name)
     assert json.loads((toy.folder / "models" / "model.json").read_text())["accuracy"] == 1.0
@@ -102,6 +111,27 @@ def test_data_that_cannot_be_pushed_leave_no_reference(toy: Toy, clone: Path) ->
     assert not toy.git("-C", str(clone), "ls-remote", "origin", "refs/exps/*")
 
     storage.unlink()
+    ran = toy.ran()
+    toy.git("-C", str(clone), "reset", "--hard", "--quiet")
+    assert ": published" in toy.trial(*arguments, folder=clone)
+    assert toy.ran() == ran
+
+
+def test_a_full_disk_at_the_remote_keeps_the_finished_trial(toy: Toy, clone: Path) -> None:
+    storage = clone.with_name("storage")
+    storage.mkdir()
+    with (clone / ".dvc" / "config.local").open("a") as file:
+        file.write(f"['remote \"storage\"']\n    url = {storage}\n[core]\n    remote = storage\n")
+    # A file system of two pages, which only this command sees.
+    full = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    full += [f'mount -t tmpfs -o size=8k tmpfs {shlex.quote(str(storage))} && exec "$@"', "sh"]
+    if subprocess.run([*full, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a file system in a namespace")
+    arguments = ("--set", "train.learning_rate=0.01", "--push-data")
+    output = toy.trial(*arguments, code=2, folder=clone, within=full)
+    assert "unpublished: dvc push: " in output.splitlines()[-1]
+    assert "No space left on device" in output
+    assert not toy.git("-C", str(clone), "ls-remote", "origin", "refs/exps/*")
     ran = toy.ran()
     toy.git("-C", str(clone), "reset", "--hard", "--quiet")
     assert ": published" in toy.trial(*arguments, folder=clone)
