@@ -262,7 +262,8 @@ def is_stale() -> bool:
     from dvc.repo import Repo
 
     try:
-        return bool(Repo().status(targets=[RELEASE]))
+        with Repo() as project:
+            return bool(project.status(targets=[RELEASE]))
     except DvcException as error:
         raise StageError(f"stage {RELEASE}: {one_line(error)}") from None
 

@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import release as release_stage
+from commands import gate
 from shared.data.sequences import SPLITS, Schema, Split
 from shared.execution.interface import Interface
 from shared.execution.runtimes import OnnxRuntime, open_runtime
@@ -401,11 +403,20 @@ def project(registered: Project, tmp_path: Path) -> Project:
     return Project(Path(shutil.copytree(registered.folder, tmp_path / "project", symlinks=True)))
 
 
-def run_gate(project: Project, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "commands" / "gate.py"), "--against", "HEAD", *options]
-    return subprocess.run(
-        command, cwd=project.folder, env=clean_environment(), capture_output=True, text=True, check=False
-    )
+@pytest.fixture
+def run_gate(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run the gate on the project: its exit code and what it printed."""
+    monkeypatch.chdir(project.folder)
+
+    def run(*options: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["gate", "--against", "HEAD", *options])
+        with pytest.raises(SystemExit) as stopped:
+            gate.main()
+        return int(str(stopped.value.code)), capsys.readouterr().out
+
+    return run
 
 
 def test_an_app_team_takes_a_tagged_release_from_another_folder(project: Project, tmp_path: Path) -> None:
@@ -418,32 +429,28 @@ def test_an_app_team_takes_a_tagged_release_from_another_folder(project: Project
     assert check(app.folder / "release").returncode == 0
 
 
-def test_the_gate_passes_a_bundle_that_is_of_the_lock_and_right(project: Project) -> None:
-    passed = run_gate(project, "--all")
-    assert passed.returncode == 0, passed.stdout + passed.stderr
-    assert re.search(r"^models/release .* ok$", passed.stdout, flags=re.MULTILINE)
+def test_the_gate_passes_a_bundle_that_is_of_the_lock_and_right(run_gate: Callable[..., tuple[int, str]]) -> None:
+    code, printed = run_gate("--all")
+    assert code == 0
+    assert re.search(r"^models/release .* ok$", printed, flags=re.MULTILINE)
 
 
-def test_the_gate_stops_a_bundle_that_is_not_of_the_lock_or_wrong_or_absent(project: Project) -> None:
-    (project.folder / "made" / "model-card.md").write_text("another run")
-    stopped = run_gate(project)
-    assert stopped.returncode == 1
-    assert "models/release" in stopped.stdout
-    assert "not that of dvc.lock: see dvc status release" in stopped.stdout
-
-    project.dvc("repro")  # of the lock, but its sums are not those of its files
-    assert "does not pass its verify.py" in run_gate(project).stdout
-
-    shutil.rmtree(project.folder / "models" / "release")
-    assert re.search(r"^models/release .* missing$", run_gate(project).stdout, flags=re.MULTILINE)
-
-
-def test_the_gate_judges_the_bundle_of_a_revision(project: Project) -> None:
+def test_the_gate_stops_a_bundle_that_is_not_of_the_lock_or_wrong_or_absent(
+    project: Project, run_gate: Callable[..., tuple[int, str]]
+) -> None:
     project.git("tag", "good")
     (project.folder / "made" / "model-card.md").write_text("another run")
-    project.dvc("repro")
+    code, printed = run_gate()
+    assert code == 1
+    assert re.search(r"^models/release +not that of dvc\.lock: see dvc status release$", printed, flags=re.MULTILINE)
+
+    project.dvc("repro")  # of the lock, but its sums are not those of its files
+    assert re.search(r"^models/release +does not pass its verify\.py$", run_gate()[1], flags=re.MULTILINE)
     project.commit()
-    assert run_gate(project, "--of", "good").returncode == 0
-    stopped = run_gate(project, "--against", "good", "--of", "HEAD")
-    assert stopped.returncode == 1
-    assert "does not pass its verify.py" in stopped.stdout
+    assert run_gate("--of", "good")[0] == 0
+    code, printed = run_gate("--against", "good", "--of", "HEAD")
+    assert code == 1
+    assert re.search(r"^models/release +does not pass its verify\.py$", printed, flags=re.MULTILINE)
+
+    shutil.rmtree(project.folder / "models" / "release")
+    assert re.search(r"^models/release +missing$", run_gate("--against", "good")[1], flags=re.MULTILINE)
