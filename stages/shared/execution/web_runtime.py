@@ -69,7 +69,7 @@ class WebRuntime:
         batch_dependent: See `Runtime`.
 
     Raises:
-        LeftOutError: Node or the runtime is not installed.
+        LeftOutError: Node or the runtime is not installed, or does not start here.
         StageError: The runtime refuses the file.
     """
 
@@ -120,10 +120,13 @@ class WebRuntime:
         """The header of the next answer.
 
         Raises:
+            LeftOutError: WebAssembly itself does not start here, as where addresses are limited (`ulimit -v`).
             StageError: It is a failure, or the process has ended.
         """
         (length,) = struct.unpack("<I", self._read(4))
         header: dict[str, Any] = json.loads(self._read(length))
+        if "left_out" in header:
+            raise LeftOutError(one_line(ValueError(header["left_out"])))
         if "failure" in header:
             raise StageError(f"{self._path}: {one_line(ValueError(header['failure']))}")
         return header

@@ -1,10 +1,15 @@
 """What has to be installed before files run in WebAssembly, and where it is looked for."""
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 from shared.execution import web_runtime
 from shared.execution.runtimes import LeftOutError
+from tests.support import ROOT, clean_environment
 
 import pytest
 
@@ -51,3 +56,22 @@ def test_what_is_not_there_is_named(tmp_path: Path, says: str, reason: str) -> N
     with pytest.raises(LeftOutError) as left_out:
         web_runtime.find_node()
     assert str(left_out.value) == reason
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="macOS limits no process's addresses")
+@pytest.mark.skipif(
+    not ((ROOT / "web" / "node_modules").exists() or os.environ.get("CI")),
+    reason="onnxruntime-web is not installed; `make web` installs it, with npm",
+)
+def test_where_webassembly_does_not_start_no_file_is_to_blame(small_run: Path) -> None:
+    script = (
+        "import resource, sys, pathlib\n"
+        "from shared.execution.runtimes import open_runtime\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (8 * 10**9, 8 * 10**9))\n"
+        "open_runtime(pathlib.Path(sys.argv[1]), 'web')\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, small_run / "models/onnx/classifier-fp32.onnx"],
+        env=clean_environment() | {"PYTHONPATH": str(ROOT / "stages")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "LeftOutError: no available backend found" in ran.stderr
