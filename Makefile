@@ -96,18 +96,21 @@ second-judge: $(INSTALLED)  ## Hold our Core ML evaluator to Apple's Core AI run
 	@$(RUN) python tests/second_judge/run.py --report docs/second_judge.md
 
 # With uv, which resolves for every supported Python and system at once; it is installed for this alone.
-LOCKED := requirements.lock requirements-torch.lock
+LOCKED := requirements.lock requirements-torch.lock requirements-coreai.lock
 UV := .venv-uv
-COMPILE = $(UV)/bin/uv pip compile requirements.txt --constraint constraints.txt \
+COMPILE = $(UV)/bin/uv pip compile $(1) --constraint constraints.txt \
   --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 OF_TORCH = torch triton $(shell grep -oE '^(nvidia|cuda)-[a-z0-9-]+' constraints.txt)
+OF_COREAI = $(shell grep -oE '^[a-z-]+' requirements-coreai.txt)
+ONLY = awk -v names=' $(1) ' '/^[a-z]/ {split($$1, name, "=="); keep = index(names, " " name[1] " ")} keep'
 lock:  ## Resolve requirements.txt anew into the files with hashes that are installed from (needs no .venv)
 	python3 -m venv --clear $(UV) && $(UV)/bin/python -m pip install --quiet uv
 	{ echo '# All but torch, with hashes. Made by `make lock` (uv pip compile) from requirements.txt and constraints.txt.'; \
-	  $(COMPILE) $(addprefix --no-emit-package ,$(OF_TORCH)); } > requirements.lock
+	  $(call COMPILE,requirements.txt) $(addprefix --no-emit-package ,$(OF_TORCH)); } > requirements.lock
 	{ echo '# torch as PyPI has it (on Linux with CUDA), with hashes. Made by `make lock` (uv pip compile).'; \
-	  $(COMPILE) | awk -v names=' $(OF_TORCH) ' '/^[a-z]/ {split($$1, name, "=="); keep = index(names, " " name[1] " ")} keep'; \
-	} > requirements-torch.lock
+	  $(call COMPILE,requirements.txt) | $(call ONLY,$(OF_TORCH)); } > requirements-torch.lock
+	{ echo '# What Core AI needs beside requirements.lock, with hashes. Made by `make lock` (uv pip compile).'; \
+	  $(call COMPILE,requirements.txt requirements-coreai.txt) | $(call ONLY,$(OF_COREAI)); } > requirements-coreai.lock
 	$(UV)/bin/uv lock --quiet --upgrade --script stages/shared/device_training/make_artifacts.py
 	rm -rf $(UV)
 
@@ -118,7 +121,7 @@ clean:  ## Delete the environment and the tools' caches; data, models and DVC's 
 # there are builds that PyPI lacks, such as PyTorch's own for the CPU: it is what pip finds here in the version that is
 # pinned. `make TORCH='--require-hashes -r requirements-torch.lock'` takes PyPI's build of it, by its hash.
 TORCH := -c requirements.txt torch
-$(INSTALLED): requirements.txt constraints.txt $(LOCKED)
+$(INSTALLED): requirements.txt requirements-coreai.txt constraints.txt $(LOCKED)
 	@python=''; \
 	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python); do \
 	  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
@@ -131,6 +134,8 @@ $(INSTALLED): requirements.txt constraints.txt $(LOCKED)
 	"$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-coreai.lock || \
+	  echo 'Core AI is left out: its packages could not be installed here (requirements-coreai.txt says for which machines they are)' >&2
 	@touch $(INSTALLED)
 	@for file in $^; do if [ "$$file" -nt $(INSTALLED) ]; then touch -r "$$file" $(INSTALLED); fi; done  # a clock set back
 

@@ -1,4 +1,4 @@
-"""List the variants that params.yaml asks for: its two lists in; one for each folder of exported files out.
+"""List the variants that params.yaml asks for: its lists in; one for each folder of exported files out.
 
 DVC leaves the file of a variant that was taken off a list where it is. With the list among the files, whoever reads the
 folder knows which of them still count, and deletes the others first: see `discard_unlisted`.
@@ -10,7 +10,7 @@ from shared.stage import parse_args, run
 
 
 class Variants(StageParams, extra="ignore"):
-    """The list of section `compress_onnx` or `compress_coreml`; its stage validates the rest."""
+    """The list of section `compress_onnx`, `compress_coreml` or `compress_coreai`; its stage validates the rest."""
 
     variants: list[str]
 
@@ -20,10 +20,15 @@ def main() -> None:
     args = parse_args(
         __doc__,
         inputs={},
-        outputs={"onnx": "the variants of the ONNX file (JSON)", "coreml": "the variants of the mlpackage (JSON)"},
+        outputs={
+            "onnx": "the variants of the ONNX file (JSON)",
+            "coreml": "the variants of the mlpackage (JSON)",
+            "coreai": "the variants of the Core AI asset (JSON)",
+        },
     )
     write_list(args.onnx, read_params("compress_onnx", Variants).variants)
     write_list(args.coreml, read_params("compress_coreml", Variants).variants)
+    write_list(args.coreai, read_params("compress_coreai", Variants).variants)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,15 @@ from shared.data.chunks import chunks
 from shared.data.sequences import Prepared, SplitArrays, chosen_rows, read_rows
 from shared.execution.isolation import START_METHOD, Limits, MachineError, call_apart, for_each, still_working
 from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of, reads
-from shared.execution.runtimes import Floats, LeftOutError, PyTorchRuntime, Runtime, import_runtimes, open_runtime
+from shared.execution.runtimes import (
+    Floats,
+    LeftOutError,
+    PyTorchRuntime,
+    Runtime,
+    import_runtimes,
+    open_runtime,
+    why_not_run,
+)
 from shared.files.artifacts import discard_unlisted, find_artifacts, is_left_out
 from shared.files.formats import OTHER_EXECUTORS
 from shared.params import Count, StageParams, read_params
@@ -215,6 +223,8 @@ def main() -> None:
     limits = limits_of(params, data)  # opens the rows: damage to them is no file's fault
     discard_unlisted(args.models)
     artifacts = find_artifacts(args.models)
+    if (missing := why_not_run(list(artifacts.values()))) is not None:
+        raise StageError(f"{args.models}: its files cannot be run: {missing}")
     if not artifacts and not any(is_left_out(path) for path in args.models.iterdir()):
         raise StageError(f"{args.models}: no exported file in this folder")
     executor = args.predictions.name if args.predictions.name in OTHER_EXECUTORS else None

@@ -171,7 +171,8 @@ def main() -> None:
     data = Prepared(args.prepared)
     evaluation, verification, sizes = (read_json(path) for path in (args.evaluation, args.verification, args.sizes))
     candidates = collect(evaluation, verification, sizes, {})
-    choices = [choose(candidates, target) for target in targets]
+    formats = {file.format for file in candidates}  # of one that is left out there is nothing to say
+    choices = [choose(candidates, target) for target in targets if target.format in formats]
     reference = find_reference(list(read_predictions(args.predictions))).logits
     vectors = choose_vectors(data, reference, params.seed)
     released = ask_files(choices, {name: getattr(args, name) for name in EXPORTED}, vectors)

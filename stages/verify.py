@@ -238,7 +238,34 @@ def verify_all(
                 continue
             if variant == EXPORT:
                 judge.give_up()
+    for key, figure in witnesses(executed, bench.scale).items():
+        figures[key] |= {"witness": figure}
     return figures, comparisons
+
+
+def witnesses(executed: dict[Key, Prediction], scale: Scale) -> dict[Key, dict[str, Any]]:
+    """How far our Core ML evaluator's logits are from those that Apple's Core AI runtime gives, file by file.
+
+    The two files of a precision hold one net, converted by other tools and executed by other people's code: where both
+    agree, neither is wrong in a way of its own. Nothing is judged by it. Compressed files hold other weights in each.
+
+    Returns:
+        Of each mlpackage: who the witness is, and errors as in `Comparison.figures`, from its logits.
+    """
+    found = {}
+    for variant in FORMATS["coreml"].exported:
+        ours, theirs = executed.get(("coreml", variant)), executed.get(("coreai", variant))
+        if ours is None or theirs is None or ours.failure or theirs.failure or ours.record["executor"] != "reference":
+            continue
+        if ours.logits.shape != theirs.logits.shape:
+            continue
+        try:
+            compared = compare(ours.logits, theirs.logits, scale).figures
+        except StageError:  # some are not finite: each file's own verdict says so
+            continue
+        kept = {key: compared[key] for key in ("relative_error", "largest_error", "argmax_agreement")}
+        found["coreml", variant] = {"executor": theirs.record["executor"], **kept}
+    return found
 
 
 def asked_at(probe: str) -> int:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from shared.files.aimodel import why_missing
 from tests.support import (
     ROOT,
     SMALL,
@@ -50,6 +51,21 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_params(folder)
     set_params(folder, SMALL)
     call_stages(folder, commands(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coreai_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small run with Core AI, and a variant of each kind. Not to be changed."""
+    without = why_missing("coreai_torch", "coreai_opt.casting.casting")
+    if without and not os.environ.get("CI"):
+        pytest.skip(without)
+    folder = tmp_path_factory.mktemp("coreai") / "run"
+    shutil.copytree(small_run, folder)
+    variants = ["int8", "int4", "palette4", "sparse50"]
+    set_params(folder, {"export.formats": ["onnx", "coreml", "coreai"], "compress_coreai.variants": variants})
+    writers = ["export_coreai", "list_variants", *(f"compress_coreai@{variant}" for variant in variants)]
+    call_stages(folder, [*writers, "predict@coreai", "evaluate", "verify"])
     return folder
 
 

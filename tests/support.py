@@ -43,6 +43,7 @@ SMALL = {
     "train.epochs": 20,
     "export_coreml.largest_batch": 64,
     "compress_coreml.variants": ["palette6", "sparse50_palette4"],
+    "compress_coreai.variants": [],
     "predict.batch_size": 256,
     "benchmark.rounds": 1,
     "benchmark.turn_seconds": 1e-3,
@@ -53,6 +54,7 @@ SMALL = {
 EXPORTS_ONLY: dict[str, Any] = {
     "compress_onnx.variants": [],
     "compress_coreml.variants": [],
+    "compress_coreai.variants": [],
 }
 """On top of `SMALL`: nothing is compressed."""
 
@@ -109,6 +111,7 @@ def set_params(folder: Path, values: dict[str, Any]) -> None:
         if value is ABSENT:
             del section[name]
         else:
+            section.ca.items.pop(name, None)  # a comment beside a list that becomes empty would swallow the next line
             section[name] = value
     yaml.dump(content, file)
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-from shared import AVX2_KERNELS, has_avx2
+from shared import AVX2_KERNELS, has_avx2, stage
 from shared.execution import runners, runtimes, web_runtime
 from shared.files import inspection, requirements
 from shared.files.formats import EXPORTED, FORMATS, OTHER_EXECUTORS, Exported
@@ -274,6 +274,7 @@ def test_every_format_is_in_the_table_of_each_wing() -> None:
     assert list(pictures.FORMAT_COLORS) == list(FORMATS)
     assert list(page_sections.size_accuracy.FORMAT_MARKERS) == list(page_sections.requirements.TABLES) == EXPORTED
     assert get_args(Exported) == tuple(EXPORTED)
+    assert {each.suffix for each in FORMATS.values() if each.is_folder} == set(filter(None, stage.FOLDERS))
     folders = [f"models/{name}" for name in FORMATS]
     assert PIPELINE["stages"]["predict"]["foreach"] == {name: name for name in FORMATS} | OTHER_EXECUTORS
     for name, read in {"verify": folders, "benchmark": folders, "release": folders[1:]}.items():

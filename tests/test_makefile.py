@@ -24,7 +24,7 @@ def checkout(tmp_path: Path) -> Path:
     """A folder with what make needs, and a space in its name."""
     folder = tmp_path / "a checkout"
     folder.mkdir()
-    for name in ("Makefile", "requirements.txt", "constraints.txt", "requirements.lock", "requirements-torch.lock"):
+    for name in ("Makefile", *(file.name for file in ROOT.glob("requirements*")), "constraints.txt"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -79,7 +79,9 @@ def test_the_files_with_hashes_hold_what_is_required_and_nothing_else() -> None:
     elsewhere = {"pywin32", "tzdata"}  # systems that uv resolves for as well
     assert {package: version for package, version in (locked | torch).items() if package not in elsewhere} == required
     assert "torch" in torch
-    for name in ("requirements.lock", "requirements-torch.lock"):
+    assert pins("requirements-coreai.lock") == pins("requirements-coreai.txt")
+    assert not pins("requirements-coreai.txt").keys() & required.keys()
+    for name in ("requirements.lock", "requirements-torch.lock", "requirements-coreai.lock"):
         blocks = re.split(r"^(?=[a-z])", (ROOT / name).read_text(), flags=re.MULTILINE)[1:]
         assert all("--hash=sha256:" in block for block in blocks)
 

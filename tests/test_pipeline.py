@@ -12,11 +12,11 @@ import pytest
 
 ONNX = ["fp32", "fp16", "int8"]
 COREML = ["fp32", "fp16", "palette6", "sparse50_palette4"]
-EXPORTERS = ["export_onnx", "export_coreml"]
+EXPORTERS = ["export_onnx", "export_coreml", "export_coreai"]  # the tests' parameters leave Core AI out
 COMPRESS_ONNX = ["compress_onnx@fp16", "compress_onnx@int8"]
 COMPRESS_COREML = ["compress_coreml@palette6", "compress_coreml@sparse50_palette4"]
 PREDICT_ONNX = ["predict@onnx", "predict@web", "predict@onnx_reference"]
-PREDICT_EXPORTED = [*PREDICT_ONNX, "predict@coreml"]
+PREDICT_EXPORTED = [*PREDICT_ONNX, "predict@coreml", "predict@coreai"]
 SHOWN = ["report", "release", "accept"]  # who reads the verdict
 AFTER_TRAIN = [
     *EXPORTERS,
@@ -67,9 +67,10 @@ def test_a_run_leaves_exactly_its_outputs(first_repro: tuple[Project, list[str]]
         str(path.relative_to(project.folder))
         for folder in ("data", "models", "metrics")
         for path in (project.folder / folder).rglob("*")
-        if path.is_file() and ".mlpackage/" not in path.as_posix()
+        if path.is_file() and not {".mlpackage", ".aimodel"} & {parent.suffix for parent in path.parents}
     }
-    packages = {str(path.relative_to(project.folder)) for path in (project.folder / "models").rglob("*.mlpackage")}
+    folders = [*(project.folder / "models").rglob("*.mlpackage"), *(project.folder / "models").rglob("*.aimodel")]
+    packages = {str(path.relative_to(project.folder)) for path in folders}
     splits = ("train", "validation", "test")
     assert written | packages == {
         "data/.gitkeep",
@@ -86,7 +87,8 @@ def test_a_run_leaves_exactly_its_outputs(first_repro: tuple[Project, list[str]]
         "models/pytorch/classifier.pt",
         *(f"models/onnx/classifier-{variant}.onnx" for variant in ONNX),
         *(f"models/coreml/classifier-{variant}.mlpackage" for variant in COREML),
-        *(f"models/{file_format}/variants.json" for file_format in ("onnx", "coreml")),
+        *(f"models/coreai/classifier-{variant}.aimodel" for variant in ("fp32", "fp16")),
+        *(f"models/{file_format}/variants.json" for file_format in ("onnx", "coreml", "coreai")),
         *(f"models/release/{name}" for name in IN_EVERY_BUNDLE),
         *(f"metrics/{name}.json" for name in ("train", "evaluate", "verify", "size", "benchmark")),
         *(f"metrics/{name}.csv" for name in ("loss", "confusion", "parity", "flips", "size_accuracy")),

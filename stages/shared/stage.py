@@ -29,7 +29,7 @@ MACHINE_ERRORS = {
     for name in ("EACCES", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EPERM", "EROFS")
 }
 LONGEST_MESSAGE = 300
-FOLDERS = ("", ".mlpackage")
+FOLDERS = ("", ".mlpackage", ".aimodel")
 """Suffixes of outputs that are folders."""
 LARGEST_FILE = 2**31 - 1
 """Bytes of a file that is read as a whole: the limit of protobuf, in which models are saved."""

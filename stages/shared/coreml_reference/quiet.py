@@ -15,7 +15,7 @@ def import_coremltools() -> None:
         return
     logger = logging.getLogger("coremltools")
     level = logger.level
-    hidden = [name for name in ("torch", "sklearn") if name not in sys.modules]
+    hidden = [name for name in ("torch", "sklearn", "torchao") if name not in sys.modules]
     logger.setLevel(logging.ERROR)
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: as if it were not installed
     try:

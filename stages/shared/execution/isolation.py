@@ -66,6 +66,13 @@ Result = TypeVar("Result")
 
 _channel: Connection | None = None
 _last_sign = 0.0
+_forks = START_METHOD == "fork"
+
+
+def forks_no_more() -> None:
+    """From now on this process starts others from nothing: it is about to have threads that a forked one lacks."""
+    global _forks
+    _forks = False
 
 
 def still_working() -> None:
@@ -94,6 +101,8 @@ def call_apart(
         OSError: The function met an error of the machine, such as a full disk.
         MemoryError: The machine did not give it the memory that it may take.
     """
+    if start_method == "fork" and not _forks:
+        start_method = "spawn"
     context: Any = multiprocessing.get_context(start_method)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, args, limits), daemon=True)

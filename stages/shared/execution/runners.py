@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.execution.runtimes import open_runtime, open_session
 from shared.execution.timing import Call
-from shared.stage import reading
+from shared.stage import StageError, reading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,13 +120,13 @@ class Timing:
 
     Attributes:
         executor: Its name in the figures.
-        open: Opens a file, to run with that many threads if it takes such a number.
+        open: Opens a file, to run with that many threads if it takes such a number; None if nobody times it.
         takes_threads: Whether it does.
         not_here: Why it cannot be timed on this machine, in words; None if it can.
     """
 
     executor: str
-    open: Callable[[Path, int], Runner]
+    open: Callable[[Path, int], Runner] | None
     takes_threads: bool = True
     not_here: str | None = None
 
@@ -139,6 +139,9 @@ TIMINGS = {
         lambda path, _: CoreMLRunner(path),
         takes_threads=False,
         not_here=None if platform.system() == "Darwin" else "Core ML runs on macOS only",
+    ),
+    ".aimodel": Timing(
+        "coreai", None, takes_threads=False, not_here="Core AI's runtime here is not the one that a device has"
     ),
 }
 
@@ -154,5 +157,8 @@ def open_runner(path: Path, threads: int) -> Runner:
     Raises:
         StageError: The file is damaged.
     """
+    timing = timing_of(path)
+    if timing.open is None:
+        raise StageError(f"{path}: not timed: {timing.not_here}")
     with reading(path, "model"):
-        return timing_of(path).open(path, threads)
+        return timing.open(path, threads)

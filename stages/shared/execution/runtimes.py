@@ -1,7 +1,8 @@
 """Open any exported file -> logits of a batch, with the runtime that a user would use.
 
 PyTorch for checkpoints, ONNX Runtime for ONNX, Core ML for mlpackages on macOS, and elsewhere our own evaluator of
-saved Core ML programs. A runtime reports who executed the file; figures of `coreml` and `reference` are never mixed.
+saved Core ML programs, the runtime of Apple's coreai-core for Core AI. A runtime reports who executed the file; figures
+of `coreml` and `reference` are never mixed.
 """
 
 import copy
@@ -11,9 +12,11 @@ import platform
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from shared.execution.coreai import CoreAIFunction
 from shared.execution.interface import Interface
+from shared.files.aimodel import import_coreai, metadata_of, why_missing
 from shared.files.onnx_graph import all_nodes, read_onnx
 from shared.files.quiet import import_coremltools
 from shared.stage import StageError, one_line, read_bytes, reading
@@ -29,7 +32,7 @@ class Runtime(Protocol):
     """An exported file, open for inference."""
 
     executor: str
-    """Who computes: `pytorch`, `onnxruntime`, `coreml`, `reference`, or one of `OTHER_EXECUTORS`."""
+    """Who computes: `pytorch`, `onnxruntime`, `coreml`, `reference`, `coreai`, or one of `OTHER_EXECUTORS`."""
 
     version: str
     """Which version of it; of macOS for `coreml`, of the coremltools that reads the package for `reference`."""
@@ -48,13 +51,23 @@ def import_runtimes(paths: list[Path]) -> None:
     for suffix in {path.suffix for path in paths} & MODULES.keys():
         if suffix == ".mlpackage":
             import_coremltools()
+        if suffix == ".aimodel":
+            import_coreai()
         for name in MODULES[suffix]:
             importlib.import_module(name)
+
+
+def why_not_run(paths: list[Path]) -> str | None:
+    """Why this machine cannot run these files, whatever is in them; None if it can."""
+    if any(path.suffix == ".aimodel" for path in paths) and (missing := why_missing()):
+        return f"Core AI: {missing}"
+    return None
 
 
 MODULES = {
     ".pt": ["shared.network.model"],
     ".onnx": ["onnx", "onnxruntime"],
+    ".aimodel": ["coreai.authoring"],
     ".mlpackage": ["shared.coreml_reference", "coremltools.converters.mil.frontend.milproto.load"],
 }
 """The modules behind each suffix."""
@@ -346,9 +359,57 @@ def _naming(path: Path, error: Exception) -> str:
     return message if str(path) in message else f"{path}: {message}"
 
 
+class CoreAIRuntime:
+    """A Core AI asset on Apple's runtime, as the package coreai-core brings it: on the CPU."""
+
+    executor = "coreai"
+    batch_dependent = False
+
+    def __init__(self, path: Path) -> None:
+        self._function = CoreAIFunction(path)
+        inputs, outputs = self._function.inputs, self._function.outputs
+        dtypes = {name: kind for name, (_, kind) in inputs.items()}
+        source, lengths, target = _named_tensors(
+            path, [Named(name) for name in inputs], [Named(name) for name in outputs], dtypes
+        )
+        axes, declared = (
+            [size or AXES[axis] for axis, size in enumerate(form)]
+            for form in (inputs[source.name][0], outputs[target.name][0])
+        )
+        metadata = metadata_of(path)
+        self.interface = Interface(
+            input_name=source.name,
+            lengths_name=lengths and lengths.name,
+            output_name=target.name,
+            input_axes=axes,
+            output_axes=declared,
+            dtypes=[dtypes[tensor.name] for tensor in (source, lengths) if tensor] + [outputs[target.name][1]],
+            features=stored_names(path, metadata, "features"),
+            classes=stored_names(path, metadata, "classes"),
+            largest_batch=_size(axes, 0),
+            dynamic_time=len(axes) > 1 and isinstance(axes[1], str),
+            largest_time=_size(axes, 1),
+        )
+        self.version = version("coreai-core")
+
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
+        """See `Runtime`."""
+        logits: Floats = self._function(by_name(self.interface, batch, lengths))[str(self.interface.output_name)]
+        return logits
+
+
+class Named(NamedTuple):
+    """A tensor of which the name alone is asked."""
+
+    name: str
+
+
+AXES = ("batch", "time", "feature")
+
 OPENERS: dict[str, Callable[[Path], Runtime]] = {
     ".pt": PyTorchRuntime,
     ".onnx": OnnxRuntime,
     ".mlpackage": CoreMLRuntime if platform.system() == "Darwin" else ReferenceRuntime,
+    ".aimodel": CoreAIRuntime,
 }
 """The runtime behind each suffix."""

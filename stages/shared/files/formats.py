@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Exported = Literal["onnx", "coreml"]
+Exported = Literal["onnx", "coreml", "coreai"]
 """The names of those that the checkpoint is exported to, as params.yaml spells them."""
 
 
@@ -47,6 +47,10 @@ FORMATS: dict[str, Format] = {
         "Core ML", ".mlpackage", True, "mlpackages", "Core ML", ("ios", "macos"), ("fp32", "fp16"),
         re.compile(r"(sparse\d+_)?(sparse|palette|int)\d+"),
     ),
+    "coreai": Format(
+        "Core AI", ".aimodel", True, "Core AI assets", "Core AI", ("ios", "macos"), ("fp32", "fp16"),
+        re.compile(r"(sparse|palette|int)\d+"),
+    ),
 }  # fmt: skip
 """By the name of the folder and of the keys in figures, in the order of the page; of the first the others are made."""
 
@@ -76,6 +80,7 @@ EXECUTORS = {
     "onnx_reference": Executor("ONNX's evaluator", "onnx", is_another=True),
     "coreml": Executor("Core ML, macOS", "coreml"),
     "reference": Executor("reference evaluator", "coreml"),
+    "coreai": Executor("Core AI, coreai-core", "coreai"),
 }
 """By the name in records, figures and params.yaml; of another one it is the folder of its predictions as well."""
 OTHER_EXECUTORS = {name: executor.format for name, executor in EXECUTORS.items() if executor.is_another}

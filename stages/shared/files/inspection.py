@@ -11,6 +11,18 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared.files.aimodel import (
+    ENDS,
+    PARTS,
+    RESTORING,
+    Program,
+    bits_of,
+    element_type,
+    is_constant,
+    maker_of,
+    shape_of,
+    short_name,
+)
 from shared.files.mlpackage import all_files, all_operations, read_model
 from shared.files.onnx_graph import all_constants, all_nodes, read_onnx
 from shared.stage import StageError, check_archive, reading
@@ -256,6 +268,32 @@ def _coreml_bytes(tensor: Any) -> int:
     return -(-_coreml_elements(tensor) * _bits(_coreml_type(tensor)) // 8)
 
 
+# --- Core AI ---
+
+
+def _read_aimodel(path: Path) -> tuple[list[Stored], Counter[str]]:
+    program = Program(path)
+    operations = program.operations
+    parts = [operand for each in operations if each.name in PARTS for operand in each.operands]
+    tensors = []
+    for each in operations:
+        if each.name in RESTORING and each.results[0] not in parts:
+            tensors.append(Stored(prod(shape_of(each.results[0])), 0, "+".join(_aimodel_steps(each))))
+        elif is_constant(each):
+            value, is_part = each.results[0], each.results[0] in parts
+            kind, elements = element_type(value), prod(shape_of(value))
+            if is_part or ("float" in kind and shape_of(value)):
+                tensors.append(Stored(0 if is_part else elements, -(-elements * bits_of(kind) // 8), kind))
+    return tensors, Counter(short_name(each) for each in operations if not is_constant(each) and each.name not in ENDS)
+
+
+def _aimodel_steps(operation: Any) -> list[str]:
+    """The ops that restore a weight, in their order."""
+    before = [maker_of(operand) for operand in operation.operands]
+    earlier = [step for maker in before if maker is not None for step in _aimodel_steps(maker)]
+    return [*earlier, *([short_name(operation)] if operation.name in RESTORING else [])]
+
+
 # --- PyTorch ---
 
 
@@ -277,6 +315,7 @@ def _read_checkpoint(path: Path) -> tuple[list[Stored], Counter[str]]:
 READERS: dict[str, tuple[str, Callable[[Path], tuple[list[Stored], Counter[str]]]]] = {
     ".onnx": ("ONNX file", _read_onnx),
     ".mlpackage": ("Core ML package", _read_mlpackage),
+    ".aimodel": ("Core AI asset", _read_aimodel),
     ".pt": ("checkpoint", _read_checkpoint),
 }
 """What a file is called, and what reads its tensors and ops, by its suffix."""

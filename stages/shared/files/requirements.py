@@ -1,9 +1,11 @@
 """What a model file asks of the device that runs it, read from the file alone."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shared.files.aimodel import compatible_with
 from shared.files.mlpackage import read_model
 from shared.files.onnx_graph import all_nodes, read_onnx
 
@@ -43,6 +45,8 @@ def requirements_of(path: Path) -> dict[str, Any]:
     - an `.mlpackage`: `specification_version`, and the oldest `ios` and `macos` that read it;
     - an `.onnx` file: `opset`, `ir_version`, `contrib_ops` (those outside the standard), and the oldest release of
       `onnxruntime` that has all of these;
+    - an `.aimodel`: `compatible_with`, the release of Apple's systems that it was written for, and so the oldest `ios`
+      and `macos` that read it;
     - a checkpoint: nothing, since it is no file to ship.
 
     A version is None where no release is known to run the file.
@@ -72,10 +76,17 @@ def _of_onnx(path: Path) -> dict[str, Any]:
     }
 
 
+def _of_aimodel(path: Path) -> dict[str, Any]:
+    version = compatible_with(path)
+    systems = version_numbers(version)[0] if re.fullmatch(r"\d+(\.\d+)*", version) else None
+    return {"compatible_with": version, "ios": systems, "macos": systems}
+
+
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".pt": lambda _: {},
     ".onnx": _of_onnx,
     ".mlpackage": _of_mlpackage,
+    ".aimodel": _of_aimodel,
 }
 """What a file needs, by its suffix."""
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from shared.files.aimodel import PARTS, Program, element_type, is_constant, is_tensor
 from shared.files.onnx_graph import all_nodes
 from shared.judging.stored import load_onnx
 
@@ -96,5 +97,17 @@ def _in_mlpackage(path: Path) -> Iterator[Precision]:
             yield FLOAT16
 
 
-READERS: dict[str, Callable[[Path], Iterator[Precision]]] = {".onnx": _in_onnx, ".mlpackage": _in_mlpackage}
+def _in_aimodel(path: Path) -> Iterator[Precision]:
+    program = Program(path)
+    for each in program.operations:
+        computed = not is_constant(each) and each.name not in PARTS
+        if computed and any(is_tensor(value) and element_type(value) == "float16" for value in each.results):
+            yield FLOAT16
+
+
+READERS: dict[str, Callable[[Path], Iterator[Precision]]] = {
+    ".onnx": _in_onnx,
+    ".mlpackage": _in_mlpackage,
+    ".aimodel": _in_aimodel,
+}
 """What tells the precisions that a file computes in, by its suffix."""

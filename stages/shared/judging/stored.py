@@ -4,12 +4,25 @@ A weight is a constant tensor of numbers (one axis at least) that an op computes
 points, tables, masks) belongs to it; shapes, indices and scalars are none.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared.files.aimodel import (
+    PARTS,
+    RESTORING,
+    Program,
+    bits_of,
+    constant_array,
+    element_type,
+    is_constant,
+    maker_of,
+    shape_of,
+    short_name,
+)
 from shared.files.onnx_graph import all_nodes, nested_graphs
 from shared.stage import StageError, one_line
 
@@ -32,7 +45,8 @@ class Stored:
 
     Attributes:
         name: The op that reads it and what it is there, such as `LSTM.R`, or the name that the exporter kept.
-        where: How its format finds it: the name of an ONNX initializer, the variable of a Core ML constant.
+        where: How its format finds it: the name of an ONNX initializer, the variable of a Core ML constant, the
+            place of a Core AI constant among the ops.
         values: As the file's ops compute with them.
         form: What it is stored as: `float32`, `float16`, `int8`, `palette`, `sparse`, or two of them joined by `+`.
         half: Whether it is restored in float16.
@@ -409,5 +423,92 @@ def _tables(title: str, lut: Floats, shape: tuple[int, ...]) -> tuple[tuple[tupl
     )
 
 
-READERS: dict[str, Callable[[Path], Iterator[Stored]]] = {".onnx": _read_onnx, ".mlpackage": _read_mlpackage}
+# --- Core AI ---
+
+
+def _read_aimodel(path: Path) -> Iterator[Stored]:
+    program = Program(path)
+    seen: list[Any] = []
+    counts: Counter[str] = Counter()
+    for each in program.operations:
+        if each.name in PARTS:
+            continue
+        counts[short_name(each)] += 1
+        for index, value in enumerate(each.operands):
+            maker = maker_of(value)
+            if maker is None or value in seen:
+                continue
+            title = f"{short_name(each)}_{counts[short_name(each)]}.{index}"
+            if is_constant(maker) and "float" in element_type(value) and shape_of(value):
+                kind = element_type(value)
+                place = next(at for at, other in enumerate(program.operations) if other == maker)
+                yield Stored(title, place, constant_array(maker).astype(np.float64), kind, kind == "float16")
+            elif maker.name in RESTORING:
+                yield _aimodel_restored(title, value)
+            else:
+                continue
+            seen.append(value)
+
+
+def _aimodel_restored(title: str, value: Any) -> Stored:
+    """A weight that one op restores, or that is sparse and one of the others."""
+    half = element_type(value) == "float16"
+    maker = maker_of(value)
+    kept: Any = None
+    if maker.name == "coreai.sparse_with_bitmask_to_dense":
+        values, kept = _aimodel_sparse(title, value)
+        return Stored(title, None, values.astype(np.float64), "sparse", half, kept=kept)
+    if maker.name == "coreai.lut_to_dense":
+        indices, lut, axis = (_aimodel_constant(title, operand) for operand in maker.operands)
+        if lut.shape[-1] != 1 or axis.any():
+            raise StageError(f"{title}: a palette of vectors, which nothing here judges")
+        counts = lut.shape[:-2]
+        blocks = np.stack([expand(lut[..., entry, 0], indices.shape) for entry in range(lut.shape[-2])])
+        values = np.take_along_axis(blocks, indices[None].astype(np.int64), axis=0)[0].astype(np.float64)
+        tables = _tables(title, lut.astype(np.float64).reshape(*counts, lut.shape[-2], 1), indices.shape)
+        return Stored(title, None, values, "palette", half, tables=tables)
+    source, scale, offset, shift = maker.operands
+    form = element_type(source)
+    if maker_of(source).name == "coreai.sparse_with_bitmask_to_dense":
+        data, kept = _aimodel_sparse(title, source)
+        form = f"sparse+{form}"
+    else:
+        data = _aimodel_constant(title, source)
+    scales, offsets, shifts = (
+        _aimodel_constant(title, operand).astype(np.float64) for operand in (scale, offset, shift)
+    )
+    shape = data.shape
+    values = (data.astype(np.float64) - expand(offsets, shape)) * expand(scales, shape) + expand(shifts, shape)
+    if half:
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float16).astype(np.float64)
+    return Stored(
+        title, None, values, form.replace("uint", "int"), half, scales, bool(offsets.any() or shifts.any()),
+        2 ** (bits_of(form) - 1) - 1, kept=kept,
+    )  # fmt: skip
+
+
+def _aimodel_sparse(title: str, value: Any) -> tuple[Array, NDArray[np.bool_]]:
+    """What a bit mask and the values where it is set stand for."""
+    built = maker_of(maker_of(value).operands[0])
+    data, mask = (_aimodel_constant(title, operand) for operand in built.operands)
+    if int(mask.sum()) != data.size:
+        raise StageError(f"{title}: a mask of {int(mask.sum())} for {data.size} values")
+    values = np.zeros(mask.shape, data.dtype)
+    values[mask != 0] = data
+    return values, mask != 0
+
+
+def _aimodel_constant(title: str, value: Any) -> Array:
+    maker = maker_of(value)
+    if not is_constant(maker):
+        raise StageError(f"{title}: restored from {maker and short_name(maker)}, which nothing here restores")
+    return constant_array(maker)
+
+
+READERS: dict[str, Callable[[Path], Iterator[Stored]]] = {
+    ".onnx": _read_onnx,
+    ".mlpackage": _read_mlpackage,
+    ".aimodel": _read_aimodel,
+}
 """What reads the weights of a file, by its suffix."""

@@ -4,12 +4,17 @@ What a file's weights cost is no fault of its graph, and what its graph does wro
 cost: the file has to compute what its twin computes, but for the rounding of the precision that it computes in.
 """
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from shared.execution.runtimes import Floats, Lengths, open_runtime
+from shared.execution.isolation import START_METHOD
+from shared.execution.runtimes import Floats, Lengths, Runtime, open_runtime
+from shared.files.aimodel import with_constants
 from shared.files.onnx_graph import all_nodes
 from shared.judging.stored import Stored, load_onnx, read_program, read_weights
 from shared.judging.weights import Match
@@ -98,7 +103,39 @@ class _PackageSource:
         return batched(run, sequences, lengths, min(BATCH, largest or BATCH))
 
 
-SOURCES: dict[str, Callable[[Path], Source]] = {".onnx": _OnnxSource, ".mlpackage": _PackageSource}
+class _AssetSource:
+    """On Apple's runtime, as the file itself: in a process of its own, since one that has used it can fork no more."""
+
+    def __init__(self, path: Path) -> None:
+        self.weights = read_weights(path)
+        self._path = path
+        self._matches: int | None = None
+        self._folder = tempfile.TemporaryDirectory()
+        self._process = ProcessPoolExecutor(1, multiprocessing.get_context(START_METHOD))
+
+    def logits(self, matches: list[Match], sequences: Floats, lengths: Lengths | None) -> NDArray[np.float64]:
+        """See `Source`."""
+        file = Path(self._folder.name) / f"{id(matches)}.aimodel"
+        if self._matches != id(matches):
+            with_constants(self._path, {found.source.where: found.values for found in matches}, file)
+            self._matches = id(matches)
+        return self._process.submit(_run_asset, file, sequences, lengths).result()
+
+
+@lru_cache(1)
+def _opened(file: Path) -> Runtime:
+    return open_runtime(file)
+
+
+def _run_asset(file: Path, sequences: Floats, lengths: Lengths | None) -> NDArray[np.float64]:
+    return batched(_opened(file).logits, sequences, lengths, BATCH)
+
+
+SOURCES: dict[str, Callable[[Path], Source]] = {
+    ".onnx": _OnnxSource,
+    ".mlpackage": _PackageSource,
+    ".aimodel": _AssetSource,
+}
 """What opens the float32 file of a format, by its suffix."""
 
 

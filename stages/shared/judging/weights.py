@@ -132,12 +132,13 @@ def violation(stored: Stored, source: Floats) -> str | None:
         return differing(values, source, far, "within half a step of their scale") or unfitting_scale(
             stored, np.where(kept, source, 0)
         )
+    grouping = HALF_UNIT * np.abs(source)  # coreai-opt rounds weights to float16 before it groups them
     for part, entries in stored.tables:
         inside, near = values[part], source[part]
         problem = unfitting_palette(entries, near[kept[part]], slack[part].max(initial=0))
         if problem:
             return problem
-        far = kept[part] & (np.abs(inside - near) > distance(near, entries) + slack[part])
+        far = kept[part] & (np.abs(inside - near) > distance(near, entries) + 2 * grouping[part] + slack[part])
         problem = differing(inside, near, far, "nearest entry of their palette")
         if problem:
             return problem

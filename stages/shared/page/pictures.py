@@ -10,12 +10,21 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 INK, SOFT, LINE, GROUND = "#1f2937", "#6b7281", "#e5e7eb", "#ffffff"
-BLUE, ORANGE, GOOD = "#2563eb", "#c2410c", "#15803d"
-THEME = {INK: "ink", SOFT: "soft", LINE: "line", GROUND: "ground", BLUE: "blue", ORANGE: "orange", GOOD: "good"}
+BLUE, ORANGE, VIOLET, GOOD = "#2563eb", "#c2410c", "#7c3aed", "#15803d"
+THEME = {
+    INK: "ink",
+    SOFT: "soft",
+    LINE: "line",
+    GROUND: "ground",
+    BLUE: "blue",
+    ORANGE: "orange",
+    VIOLET: "violet",
+    GOOD: "good",
+}
 """The colours of the pictures, and the page's CSS variables that take their place in an SVG."""
 
 FORMAT_NAMES = {name: each.title for name, each in FORMATS.items()}
-FORMAT_COLORS = {"pytorch": SOFT, "onnx": BLUE, "coreml": ORANGE}
+FORMAT_COLORS = {"pytorch": SOFT, "onnx": BLUE, "coreml": ORANGE, "coreai": VIOLET}
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,

@@ -1,6 +1,8 @@
-"""Check this bundle, on any machine: needs numpy and onnxruntime, and on macOS coremltools for the Core ML files.
+"""Check this bundle, on any machine: needs numpy, and what runs its files.
 
     python verify.py [FOLDER]
+
+That is onnxruntime for ONNX, coreai-core for Core AI, and for Core ML a Mac with coremltools.
 
 Every file must have the hash that SHA256SUMS says, and every model must give the golden vectors' logits within its
 tolerance. A model that cannot be run here is named, and is no pass. Nothing outside the folder is read, whatever its
@@ -8,11 +10,15 @@ files say. Exit code: 0 all that can be run here is right, 1 something is wrong,
 """
 
 import argparse
+import asyncio
+import atexit
 import hashlib
 import json
+import os
 import platform
 import signal
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -107,7 +113,38 @@ def open_coreml(path: Path, output: str) -> Run:
     return lambda inputs: model.predict(inputs)[output]
 
 
-OPENERS = {".onnx": open_onnx, ".ort": open_onnx, ".mlpackage": open_coreml}
+def open_coreai(path: Path, output: str) -> Run:
+    """A Core AI asset on Apple's runtime, which the package coreai-core brings to Linux and macOS."""
+    try:
+        from coreai.authoring import AIModelAsset
+        from coreai.runtime import NDArray
+    except ImportError:
+        raise CannotRunError("coreai-core is not installed") from None
+    atexit.register(time.sleep, 0.2)  # its threads let go of Python's objects; after Python's end they would crash
+    loop = asyncio.new_event_loop()
+
+    async def load() -> Any:
+        async with AIModelAsset.load(path).executable() as model:
+            return model.load_function("main")
+
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:  # it logs to the standard error
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        function = loop.run_until_complete(load())
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+    def run(inputs: dict[str, Any]) -> Any:
+        arrays = {name: NDArray(np.ascontiguousarray(array)) for name, array in inputs.items()}
+        return loop.run_until_complete(function(arrays))[output].numpy()
+
+    return run
+
+
+OPENERS = {".onnx": open_onnx, ".ort": open_onnx, ".mlpackage": open_coreml, ".aimodel": open_coreai}
+FOLDERS = {".mlpackage", ".aimodel"}
 
 
 def check_sums(folder: Path) -> list[str]:
@@ -192,7 +229,7 @@ def check_model(folder: Path, name: str, model: dict[str, Any], vectors: dict[st
         CannotRunError: This machine cannot run it.
     """
     path, tolerance = folder / name, float(model["tolerance"])
-    present = path.is_dir() and not path.is_symlink() if path.suffix == ".mlpackage" else is_file(folder, name)
+    present = path.is_dir() and not path.is_symlink() if path.suffix in FOLDERS else is_file(folder, name)
     if PurePosixPath(name).name != name or path.suffix not in OPENERS or not present:
         raise DamagedError("no such model in the bundle")
     signature = read_object(folder, "signature.json")[name]

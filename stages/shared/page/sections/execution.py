@@ -7,7 +7,7 @@ from shared.page.run import Run
 
 
 def content(run: Run) -> dict[str, Any]:
-    """Who executed which files, and on what kind of machine; and what came of it elsewhere."""
+    """Who executed which files, and on what kind of machine; and what came of it elsewhere, and from a witness."""
     found: dict[tuple[str, str], list[str]] = {}
     for file in run.exported:
         if file.parity and file.executor:
@@ -23,4 +23,5 @@ def content(run: Run) -> dict[str, Any]:
             for file in run.exported
             for name, figures in file.elsewhere.items()
         ],
+        "witnessed": [file for file in run.exported if file.parity and "witness" in file.parity],
     }

@@ -65,6 +65,10 @@ TABLES = {
         Column("Systems", lambda file: format_requirement(file.requires)),
         Column("Specification", lambda file: file.requires["specification_version"], is_text=False),
     ],
+    "coreai": [
+        Column("Systems", lambda file: format_requirement(file.requires)),
+        Column("Written for", lambda file: file.requires["compatible_with"], is_text=False),
+    ],
 }
 """The columns of each format: they need different things."""
 
