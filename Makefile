@@ -78,7 +78,7 @@ fuzz: $(INSTALLED)  ## Damage what the last run wrote, 12,000 times, and read it
 sweep: $(SWEEPING)  ## Search parameters, each trial a DVC experiment: SPACE=sweeps/learning_rate.yaml
 	@$(RUN) python commands/sweep.py $(SPACE) $(OPTIONS)
 
-test-sweep: $(SWEEPING)  ## Test sweeps, also on a cluster and with real remotes (needs sshd; some minutes)
+test-sweep: $(SWEEPING)  ## Test sweeps, also on a cluster and with real remotes (needs sshd; a quarter of an hour)
 	@SWEEP_TESTS=1 $(RUN) python -m pytest tests/sweep
 
 uv: $(TRAINING)  ## Install uv, which the optional stage training_artifacts needs

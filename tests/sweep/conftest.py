@@ -39,6 +39,11 @@ class Toy(Project):
 
     log: Path = field(kw_only=True)
 
+    @property
+    def hold(self) -> Path:
+        """While this file is there, no training ends."""
+        return self.log.with_suffix(".hold")
+
     def environment(self) -> dict[str, str]:
         """Of every command: who commits, and where the stages say that they ran."""
         identity = {f"GIT_{role}_{what}": "test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}

@@ -98,8 +98,7 @@ def test_trials_that_cannot_win_run_nothing_after_train(toy: Toy) -> None:
 
 def test_ctrl_c_leaves_nothing_half_published_and_the_next_run_goes_on(toy: Toy, processes: Keep) -> None:
     """As a terminal sends it: to every process of the foreground at once."""
-    toy.set("train.seconds", 4.0)
-    toy.commit()
+    toy.hold.touch()
     space = toy.space(**GRID)
     process = processes(toy.start(space, "--jobs", "1"))
     wait_for(lambda: any("train" in stage for stage in toy.ran()), process)
@@ -109,18 +108,19 @@ def test_ctrl_c_leaves_nothing_half_published_and_the_next_run_goes_on(toy: Toy,
     assert "Traceback" not in output
     assert not trial_processes(toy)
     assert toy.experiments() == {}
+    toy.hold.unlink()
     output = toy.sweep(space, "--jobs", "2")
     assert sorted(trials_of(output).values()) == ["published"] * 2
     assert len(toy.experiments()) == 2
 
 
 def test_a_trial_whose_process_is_killed_begins_again(toy: Toy, processes: Keep) -> None:
-    toy.set("train.seconds", 3.0)
-    toy.commit()
+    toy.hold.touch()
     process = processes(toy.start(toy.space(**GRID), "--jobs", "1"))
     wait_for(lambda: any("train" in stage for stage in toy.ran()), process)
     [trial] = trial_processes(toy)
     trial.kill()
+    toy.hold.unlink()
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert sorted(trials_of(output).values()) == ["published"] * 2

@@ -1,7 +1,9 @@
 """A net whose accuracy is known: the nearer its learning rate is to 0.01, the better."""
 
 import math
+import os
 import time
+from pathlib import Path
 
 from generate import note
 from shared.params import Count, StageParams, read_params
@@ -19,7 +21,7 @@ class Params(StageParams):
 
 
 def main() -> None:
-    """Train, as long as is asked for."""
+    """Train, as long as is asked for, and as a file beside the log says so."""
     args = parse_args(
         __doc__, {"table": "rows"}, {"model": "the net", "summary": "its accuracy", "loss": "of each epoch"}
     )
@@ -27,6 +29,8 @@ def main() -> None:
     rows = read_json(args.table)["rows"]
     note(f"train {params.learning_rate:g} {params.layers}")
     time.sleep(params.seconds)
+    while Path(os.environ["RUN_LOG"]).with_suffix(".hold").exists():
+        time.sleep(0.1)
     if params.learning_rate > 10:
         raise StageError(f"the loss is nan with learning_rate {params.learning_rate:g}")
     accuracy = 1 - 0.1 * abs(math.log10(params.learning_rate) + 2)
