@@ -8,12 +8,13 @@ from typing import Any
 
 import export_coreml
 from export_coreml import Precision
+from shared.conversion.coreai_program import convert
 from shared.coreml_reference import CoreMLReference
 from shared.network.architectures import ARCHITECTURES
 from shared.network.architectures.base import Architecture
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier
 from shared.params import StageParams
-from tests.core_ai_assets import export, run
+from tests.core_ai_assets import run
 from tests.second_judge.modules import FEATURES, MODULES, STEPS
 from tests.support import EXPORT_NAMES, EXPORT_PARAMS
 
@@ -47,18 +48,6 @@ class Together(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([part(x).flatten(1) for part in self.parts], 1)
-
-
-class Half(nn.Module):
-    """A net that computes in half precision, behind the interface of the one that does not."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = copy.deepcopy(net).half()
-
-    def forward(self, sequence: Tensor) -> Tensor:
-        result: Tensor = self.net(sequence.half())
-        return result.float()
 
 
 def classifier(names: Sequence[str]) -> SequenceClassifier:
@@ -111,10 +100,9 @@ def judge(names: Sequence[str], precision: Precision, folder: Path) -> dict[str,
     export_coreml.save(exported, package)
     ours = CoreMLReference(package).predict({EXPORT_NAMES.input_name: x.numpy()})[EXPORT_NAMES.output_name]
 
-    batch = torch.export.Dim("batch", min=1, max=EXPORT_PARAMS.largest_batch)
-    net = Half(model) if precision == "fp16" else model
-    asset = export(net, folder / "modules.aimodel", [x[:3]], ({0: batch},))
-    [[apples]] = run(asset, {"sequence": x.numpy()})
+    asset = folder / "modules.aimodel"
+    convert(Checkpoint(model, {}), EXPORT_NAMES, precision, STEPS).save_asset(asset)
+    [[apples]] = run(asset, {EXPORT_NAMES.input_name: x.numpy()})
 
     if precision == "fp16":  # PyTorch has the weights of both, and computes with them in full precision
         model = copy.deepcopy(model).half().float()

@@ -1,7 +1,7 @@
 """Hold the Core ML evaluator, Apple's Core AI runtime and PyTorch to each other, module by module.
 
-Each module of `modules.py` is converted both ways, in both precisions: to a Core ML package by the project's own
-export, which the project's evaluator runs, and to a Core AI asset, which Apple's runtime runs. They share no line of
+Each module of `modules.py` is converted both ways, in both precisions, by the project's own exports: to a Core ML
+package, which the project's evaluator runs, and to a Core AI asset, which Apple's runtime runs. They share no line of
 code, so that what two of them agree on is not the error of one. The exit code is 1 if two disagree.
 """
 
@@ -33,7 +33,7 @@ PAGE = """# A second judge for the Core ML evaluator
 Written by `make second-judge` (`tests/second_judge/run.py`; {versions}).
 
 Away from a Mac nobody else runs Core ML packages, so the evaluator is held to Core ML's successor. Each of {count}
-small modules is converted twice: to a Core ML package by the project's own export, which the evaluator runs, and to a
+small modules is converted twice by the project's own exports: to a Core ML package, which the evaluator runs, and to a
 Core AI asset, which Apple's own runtime runs on the CPU. The two share no code; PyTorch is the third.
 
 Each figure is the largest difference of two, in parts of the largest value: of the evaluator and PyTorch (E-P), of Core

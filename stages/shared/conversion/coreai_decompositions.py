@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from shared.files.aimodel import import_coreai
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,8 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {}
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """The table for `run_decompositions`: coreai-torch's own, and what is below."""
-    from coreai_torch import get_decomp_table
-
-    table: dict[Any, Callable[..., Any]] = get_decomp_table()
-    table.update(
-        DECOMPOSITIONS
-    )  # in place: it is no plain dict, and joined with another it would forget most of itself
+    table: dict[Any, Callable[..., Any]] = import_coreai("coreai_torch").get_decomp_table()
+    table.update(DECOMPOSITIONS)  # in place: it is lazy, and joined with another it would forget most of itself
     return table
 
 
