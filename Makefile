@@ -1,13 +1,14 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-sweep test-training lint format browser web toolchains uv demo on-device example bench bench-scale fuzz sweep bench-sweep apple-tests second-judge lock clean
+.PHONY: help repro test test-sweep test-training test-executorch lint format browser web toolchains uv executorch demo on-device example bench bench-scale fuzz sweep bench-sweep apple-tests second-judge lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 SWEEPING := $(VENV)/installed-sweep
 TRAINING := $(VENV)/installed-training
+EXECUTORCH := $(VENV)/installed-executorch
 # DVC runs `python ...`: let that be this environment's. Paths are relative, for a checkout with a space in its path.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 SOURCES := stages commands examples tests
@@ -86,6 +87,11 @@ uv: $(TRAINING)  ## Install uv, which the optional stage training_artifacts need
 test-training: $(TRAINING)  ## Test that what is exported trains further on a device
 	@TRAINING_TESTS=1 $(RUN) python -m pytest tests/test_training_artifacts.py tests/shared/device_training
 
+executorch: $(EXECUTORCH)  ## Install ExecuTorch, for which export.formats may then name executorch
+
+test-executorch: $(EXECUTORCH)  ## Test ExecuTorch programs through all stages (some minutes)
+	@EXECUTORCH_TESTS=1 $(RUN) python -m pytest tests/test_executorch.py
+
 bench-sweep: $(SWEEPING)  ## Measure sweeps: trials a minute beside DVC's own queue, and what early answers save
 	@$(RUN) python commands/bench_sweep.py
 
@@ -148,3 +154,8 @@ $(SWEEPING): $(INSTALLED) requirements-sweep.txt
 $(TRAINING): $(INSTALLED) requirements-training.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-training.txt
 	@touch $(TRAINING)
+
+# What the format ExecuTorch needs beside the rest; without it, a note stands in place of its file.
+$(EXECUTORCH): $(INSTALLED) requirements-executorch.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-executorch.txt -c constraints.txt
+	@touch $(EXECUTORCH)

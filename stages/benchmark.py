@@ -35,7 +35,7 @@ from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.cold_start import TIMEOUT_SECONDS, cold_start
 from shared.execution.isolation import Limits, MachineError, call_apart, still_working
 from shared.execution.predictions import nest
-from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, Runner, open_runner, timing_of
+from shared.execution.runners import Batch, CoreMLRunner, ExecuTorchRunner, OnnxRunner, Runner, open_runner, timing_of
 from shared.execution.timing import Call, Rounds, alternate, latency_ms, typical
 from shared.files.accelerators import accelerators
 from shared.files.artifacts import discard_unlisted, find_artifacts, why_left_out
@@ -208,7 +208,7 @@ def calls_of(runner: Runner, split: SplitArrays, batch_sizes: list[int]) -> dict
     calls: dict[Name, Call] = {"latency_ms": runner.call(one)}
     if isinstance(runner, OnnxRunner):
         calls["io_binding_latency_ms"] = runner.bound_call(one)
-    largest = runner.largest_batch if isinstance(runner, CoreMLRunner) else None
+    largest = runner.largest_batch if isinstance(runner, CoreMLRunner | ExecuTorchRunner) else None
     for size in sorted({STANDARD_BATCH, *batch_sizes}):
         if largest is None or size <= largest:
             calls[size] = runner.call(first_rows(split, size))

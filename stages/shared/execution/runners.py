@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.execution.runtimes import open_runtime, open_session
+from shared.execution.runtimes import open_method, open_runtime, open_session
 from shared.execution.timing import Call
+from shared.files.pte import read_program
 from shared.stage import StageError, reading
 
 import numpy as np
@@ -111,7 +112,27 @@ class CoreMLRunner:
         return lambda: self._runtime.logits(*batch.arrays())
 
 
-Runner = PyTorchRunner | OnnxRunner | CoreMLRunner
+class ExecuTorchRunner:
+    """An ExecuTorch program on ExecuTorch's runtime."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import torch
+
+        self._execute = open_method(path, threads)
+        self._path, self._tensor = path, torch.from_numpy
+
+    @property
+    def largest_batch(self) -> int:
+        """That the program accepts. Asked for after it was timed: reading that is no part of loading it."""
+        return read_program(self._path).inputs[0].sizes[0]
+
+    def call(self, batch: Batch) -> Call:
+        """A function that runs the file on the batch and returns its logits."""
+        execute, inputs = self._execute, [self._tensor(array) for array in batch.arrays()]
+        return lambda: execute(inputs)[0]
+
+
+Runner = PyTorchRunner | OnnxRunner | CoreMLRunner | ExecuTorchRunner
 
 
 @dataclass(frozen=True)
@@ -143,6 +164,7 @@ TIMINGS = {
     ".aimodel": Timing(
         "coreai", None, takes_threads=False, not_here="Core AI's runtime here is not the one that a device has"
     ),
+    ".pte": Timing("executorch", ExecuTorchRunner),
 }
 
 

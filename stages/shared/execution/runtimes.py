@@ -18,6 +18,7 @@ from shared.execution.coreai import CoreAIFunction
 from shared.execution.interface import Interface
 from shared.files.aimodel import import_coreai, metadata_of, why_missing
 from shared.files.onnx_graph import all_nodes, read_onnx
+from shared.files.pte import FORWARD, Tensor, import_executorch, quiet, read_program
 from shared.files.quiet import import_coremltools
 from shared.stage import StageError, one_line, read_bytes, reading
 
@@ -32,7 +33,7 @@ class Runtime(Protocol):
     """An exported file, open for inference."""
 
     executor: str
-    """Who computes: `pytorch`, `onnxruntime`, `coreml`, `reference`, `coreai`, or one of `OTHER_EXECUTORS`."""
+    """Who computes: a name of `EXECUTORS` in shared/files/formats.py."""
 
     version: str
     """Which version of it; of macOS for `coreml`, of the coremltools that reads the package for `reference`."""
@@ -54,7 +55,7 @@ def import_runtimes(paths: list[Path]) -> None:
         if suffix == ".aimodel":
             import_coreai()
         for name in MODULES[suffix]:
-            importlib.import_module(name)
+            (import_executorch if suffix == ".pte" else importlib.import_module)(name)
 
 
 def why_not_run(paths: list[Path]) -> str | None:
@@ -68,6 +69,7 @@ MODULES = {
     ".pt": ["shared.network.model"],
     ".onnx": ["onnx", "onnxruntime"],
     ".aimodel": ["coreai.authoring"],
+    ".pte": ["runtime", "exir._serialize._program"],
     ".mlpackage": ["shared.coreml_reference", "coremltools.converters.mil.frontend.milproto.load"],
 }
 """The modules behind each suffix."""
@@ -406,10 +408,83 @@ class Named(NamedTuple):
 
 AXES = ("batch", "time", "feature")
 
+
+class ExecuTorchRuntime:
+    """An ExecuTorch program on ExecuTorch's own runtime, with XNNPACK, and with one thread."""
+
+    executor = "executorch"
+    batch_dependent = False
+
+    def __init__(self, path: Path) -> None:
+        import torch
+
+        program = read_program(path)
+        self._execute = open_method(path, threads=1)
+        self._tensor = torch.from_numpy
+        metadata = program.metadata
+        names = [*stored_names(path, metadata, "inputs"), *stored_names(path, metadata, "outputs")]
+        tensors = [*program.inputs, *program.outputs]
+        if len(program.outputs) != 1 or len(program.inputs) not in (1, 2) or len(names) != len(tensors):
+            raise StageError(
+                f"{path}: {len(program.inputs)} inputs, {len(program.outputs)} outputs, {len(names)} names; expected "
+                "one input of numbers, at most one of lengths, one output, and a name of each"
+            )
+        source, target = tensors[0], tensors[-1]
+        self.interface = Interface(
+            input_name=names[0],
+            lengths_name=names[1] if len(names) == 3 else None,
+            output_name=names[-1],
+            input_axes=_bounded(source),
+            output_axes=_bounded(target),
+            dtypes=[tensor.dtype for tensor in tensors],
+            features=stored_names(path, metadata, "features"),
+            classes=stored_names(path, metadata, "classes"),
+            largest_batch=source.sizes[0],
+            dynamic_time=False,
+            largest_time=source.sizes[1] if len(source.sizes) > 1 else None,
+        )
+        self.version = version("executorch")
+
+    def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
+        """See `Runtime`."""
+        inputs = [np.ascontiguousarray(array) for array in (batch, lengths) if array is not None]
+        with quiet():
+            logits: Floats = self._execute([self._tensor(array) for array in inputs])[0].numpy().copy()
+        return logits
+
+
+def open_method(path: Path, threads: int) -> Callable[[list[Any]], Any]:
+    """What runs the method `forward` of an ExecuTorch program, with that many threads: tensors in, tensors out.
+
+    Raises:
+        StageError: The file is no such program, or one that the runtime refuses.
+    """
+    runtime = import_executorch("runtime")
+    library = import_executorch("extension.pybindings.portable_lib")
+    with reading(path, "ExecuTorch program"), quiet():
+        library._unsafe_reset_threadpool(threads)
+        program = runtime.Runtime.get().load_program(read_bytes(path), verification=runtime.Verification.Minimal)
+        method = program.load_method(FORWARD)
+    if method is None:
+        raise StageError(f"{path}: it has no method {FORWARD}")
+
+    def execute(inputs: list[Any], owner: Any = program) -> Any:  # noqa: ARG001 - it lives for as long as this does
+        return method.execute(inputs)
+
+    return execute
+
+
+def _bounded(tensor: Tensor) -> list[int | str]:
+    """The axes in words: of one that may be smaller, the batch alone is."""
+    batch, *others = tensor.sizes
+    return [f"1..{batch}" if tensor.dynamic else batch, *others]
+
+
 OPENERS: dict[str, Callable[[Path], Runtime]] = {
     ".pt": PyTorchRuntime,
     ".onnx": OnnxRuntime,
     ".mlpackage": CoreMLRuntime if platform.system() == "Darwin" else ReferenceRuntime,
     ".aimodel": CoreAIRuntime,
+    ".pte": ExecuTorchRuntime,
 }
 """The runtime behind each suffix."""

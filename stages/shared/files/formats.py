@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Exported = Literal["onnx", "coreml", "coreai"]
+Exported = Literal["onnx", "coreml", "coreai", "executorch"]
 """The names of those that the checkpoint is exported to, as params.yaml spells them."""
 
 
@@ -51,6 +51,9 @@ FORMATS: dict[str, Format] = {
         "Core AI", ".aimodel", True, "Core AI assets", "Core AI", ("ios", "macos"), ("fp32", "fp16"),
         re.compile(r"(sparse|palette|int)\d+"),
     ),
+    "executorch": Format(
+        "ExecuTorch", ".pte", False, "ExecuTorch programs", "ExecuTorch", ("executorch",), ("fp32",), None
+    ),
 }  # fmt: skip
 """By the name of the folder and of the keys in figures, in the order of the page; of the first the others are made."""
 
@@ -81,6 +84,7 @@ EXECUTORS = {
     "coreml": Executor("Core ML, macOS", "coreml"),
     "reference": Executor("reference evaluator", "coreml"),
     "coreai": Executor("Core AI, coreai-core", "coreai"),
+    "executorch": Executor("ExecuTorch", "executorch"),
 }
 """By the name in records, figures and params.yaml; of another one it is the folder of its predictions as well."""
 OTHER_EXECUTORS = {name: executor.format for name, executor in EXECUTORS.items() if executor.is_another}

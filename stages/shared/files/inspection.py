@@ -25,6 +25,7 @@ from shared.files.aimodel import (
 )
 from shared.files.mlpackage import all_files, all_operations, read_model
 from shared.files.onnx_graph import all_constants, all_nodes, read_onnx
+from shared.files.pte import read_program
 from shared.stage import StageError, check_archive, reading
 
 if TYPE_CHECKING:
@@ -294,6 +295,19 @@ def _aimodel_steps(operation: Any) -> list[str]:
     return [*earlier, *([short_name(operation)] if operation.name in RESTORING else [])]
 
 
+# --- ExecuTorch ---
+
+
+def _read_pte(path: Path) -> tuple[list[Stored], Counter[str]]:
+    program = read_program(path)
+    tensors = [
+        Stored(constant.values.size, constant.values.nbytes, constant.dtype)
+        for constant in program.constants
+        if "float" in constant.dtype and constant.values.ndim
+    ]
+    return tensors, Counter(program.ops)
+
+
 # --- PyTorch ---
 
 
@@ -316,6 +330,7 @@ READERS: dict[str, tuple[str, Callable[[Path], tuple[list[Stored], Counter[str]]
     ".onnx": ("ONNX file", _read_onnx),
     ".mlpackage": ("Core ML package", _read_mlpackage),
     ".aimodel": ("Core AI asset", _read_aimodel),
+    ".pte": ("ExecuTorch program", _read_pte),
     ".pt": ("checkpoint", _read_checkpoint),
 }
 """What a file is called, and what reads its tensors and ops, by its suffix."""

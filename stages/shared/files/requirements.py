@@ -8,6 +8,7 @@ from typing import Any
 from shared.files.aimodel import compatible_with
 from shared.files.mlpackage import read_model
 from shared.files.onnx_graph import all_nodes, read_onnx
+from shared.files.pte import read_program
 
 STANDARD = {"", "ai.onnx"}
 """The names of the standard's own domain of ops."""
@@ -47,6 +48,8 @@ def requirements_of(path: Path) -> dict[str, Any]:
       `onnxruntime` that has all of these;
     - an `.aimodel`: `compatible_with`, the release of Apple's systems that it was written for, and so the oldest `ios`
       and `macos` that read it;
+    - a `.pte` file: the release of `executorch` that wrote it, the oldest of which it is known that it runs it, the
+      `backends` it hands parts to, and the other `kernels` that it calls;
     - a checkpoint: nothing, since it is no file to ship.
 
     A version is None where no release is known to run the file.
@@ -82,11 +85,22 @@ def _of_aimodel(path: Path) -> dict[str, Any]:
     return {"compatible_with": version, "ios": systems, "macos": systems}
 
 
+def _of_pte(path: Path) -> dict[str, Any]:
+    program = read_program(path)
+    release = ".".join(program.metadata.get("executorch", "").split(".")[:2])
+    return {
+        "executorch": release or None,
+        "backends": list(program.backends),
+        "kernels": list(program.kernels),
+    }
+
+
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".pt": lambda _: {},
     ".onnx": _of_onnx,
     ".mlpackage": _of_mlpackage,
     ".aimodel": _of_aimodel,
+    ".pte": _of_pte,
 }
 """What a file needs, by its suffix."""
 

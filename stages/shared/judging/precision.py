@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 from shared.files.aimodel import PARTS, Program, element_type, is_constant, is_tensor
 from shared.files.onnx_graph import all_nodes
+from shared.files.pte import read_program
 from shared.judging.stored import load_onnx
+from shared.stage import StageError
 
 DYNAMIC_OPS = ("DynamicQuantize", "MatMulInteger", "ConvInteger")
 CALIBRATED_OPS = ("QuantizeLinear", "QLinear", "QGemm")
@@ -105,9 +107,18 @@ def _in_aimodel(path: Path) -> Iterator[Precision]:
             yield FLOAT16
 
 
+def _in_pte(path: Path) -> Iterator[Precision]:
+    computed = read_program(path).computed
+    if "float16" in computed:
+        yield FLOAT16
+    if unknown := computed - {"float32", "float16"}:
+        raise StageError(f"{path}: computes in {min(unknown)}, which nothing here judges")
+
+
 READERS: dict[str, Callable[[Path], Iterator[Precision]]] = {
     ".onnx": _in_onnx,
     ".mlpackage": _in_mlpackage,
     ".aimodel": _in_aimodel,
+    ".pte": _in_pte,
 }
 """What tells the precisions that a file computes in, by its suffix."""

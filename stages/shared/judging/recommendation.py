@@ -16,7 +16,7 @@ from shared.stage import StageError
 
 from pydantic import Field, PlainValidator, field_validator, model_validator
 
-SYSTEMS = {"ios": "iOS", "macos": "macOS", "onnxruntime": "ONNX Runtime"}
+SYSTEMS = {"ios": "iOS", "macos": "macOS", "onnxruntime": "ONNX Runtime", "executorch": "ExecuTorch"}
 """What a file can need a version of, by its name in size.json and in params.yaml."""
 
 
@@ -42,6 +42,7 @@ class Target(StageParams):
         ios: The oldest iOS that has to run the file; None: no iOS has to.
         macos: The same of macOS.
         onnxruntime: The same of ONNX Runtime, such as `"1.17"`, in quotes lest 1.20 becomes 1.2.
+        executorch: The same of ExecuTorch, such as `"1.4"`.
         executors: Those that must have run the file, and found it right: a name of `EXECUTORS` each. None: the format's
             own, and of the others of `DEVICES` those that are installed here.
     """
@@ -51,6 +52,7 @@ class Target(StageParams):
     ios: Count | None = None
     macos: Count | Annotated[float, Field(gt=0)] | None = None
     onnxruntime: Version | None = None
+    executorch: Version | None = None
     executors: list[str] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from shared.files.aimodel import (
     short_name,
 )
 from shared.files.onnx_graph import all_nodes, nested_graphs
+from shared.files.pte import read_program as read_constants
 from shared.stage import StageError, one_line
 
 import numpy as np
@@ -506,9 +507,20 @@ def _aimodel_constant(title: str, value: Any) -> Array:
     return constant_array(maker)
 
 
+# --- ExecuTorch ---
+
+
+def _read_pte(path: Path) -> Iterator[Stored]:
+    for constant in read_constants(path).constants:
+        if "float" in constant.dtype and constant.values.ndim:
+            name = ".".join(dict.fromkeys(constant.ops)) or constant.name
+            yield Stored(name, constant.name, constant.values.astype(np.float64), constant.dtype)
+
+
 READERS: dict[str, Callable[[Path], Iterator[Stored]]] = {
     ".onnx": _read_onnx,
     ".mlpackage": _read_mlpackage,
     ".aimodel": _read_aimodel,
+    ".pte": _read_pte,
 }
 """What reads the weights of a file, by its suffix."""

@@ -18,6 +18,7 @@ from shared.files.aimodel import with_constants
 from shared.files.onnx_graph import all_nodes
 from shared.judging.stored import Stored, load_onnx, read_program, read_weights
 from shared.judging.weights import Match
+from shared.stage import StageError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,10 +132,27 @@ def _run_asset(file: Path, sequences: Floats, lengths: Lengths | None) -> NDArra
     return batched(_opened(file).logits, sequences, lengths, BATCH)
 
 
+class _ExecuTorchSource:
+    """Its weights alone: no variant is made from it that would need a twin."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.weights = read_weights(path)
+
+    def logits(self, matches: list[Match], sequences: Floats, lengths: Lengths | None) -> NDArray[np.float64]:  # noqa: ARG002
+        """See `Source`.
+
+        Raises:
+            StageError: Always.
+        """
+        raise StageError(f"{self.path}: no other weights can be put into an ExecuTorch program")
+
+
 SOURCES: dict[str, Callable[[Path], Source]] = {
     ".onnx": _OnnxSource,
     ".mlpackage": _PackageSource,
     ".aimodel": _AssetSource,
+    ".pte": _ExecuTorchSource,
 }
 """What opens the float32 file of a format, by its suffix."""
 

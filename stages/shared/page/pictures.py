@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 INK, SOFT, LINE, GROUND = "#1f2937", "#6b7281", "#e5e7eb", "#ffffff"
-BLUE, ORANGE, VIOLET, GOOD = "#2563eb", "#c2410c", "#7c3aed", "#15803d"
+BLUE, ORANGE, VIOLET, TEAL, GOOD = "#2563eb", "#c2410c", "#7c3aed", "#0f766e", "#15803d"
 THEME = {
     INK: "ink",
     SOFT: "soft",
@@ -19,12 +19,13 @@ THEME = {
     BLUE: "blue",
     ORANGE: "orange",
     VIOLET: "violet",
+    TEAL: "teal",
     GOOD: "good",
 }
 """The colours of the pictures, and the page's CSS variables that take their place in an SVG."""
 
 FORMAT_NAMES = {name: each.title for name, each in FORMATS.items()}
-FORMAT_COLORS = {"pytorch": SOFT, "onnx": BLUE, "coreml": ORANGE, "coreai": VIOLET}
+FORMAT_COLORS = {"pytorch": SOFT, "onnx": BLUE, "coreml": ORANGE, "coreai": VIOLET, "executorch": TEAL}
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,

@@ -143,7 +143,29 @@ def open_coreai(path: Path, output: str) -> Run:
     return run
 
 
-OPENERS = {".onnx": open_onnx, ".ort": open_onnx, ".mlpackage": open_coreml, ".aimodel": open_coreai}
+def open_executorch(path: Path, output: str) -> Run:  # noqa: ARG001 - a program's outputs have no names
+    """An ExecuTorch program on ExecuTorch's runtime."""
+    try:
+        import torch
+        from executorch.runtime import Runtime
+    except ImportError:
+        raise CannotRunError("executorch is not installed") from None
+    program = Runtime.get().load_program(path.read_bytes())
+    method = program.load_method("forward")
+
+    def run(inputs: dict[str, Any], owner: Any = program) -> Any:  # noqa: ARG001 - it lives for as long as this does
+        return method.execute([torch.from_numpy(each) for each in inputs.values()])[0].numpy()
+
+    return run
+
+
+OPENERS = {
+    ".onnx": open_onnx,
+    ".ort": open_onnx,
+    ".mlpackage": open_coreml,
+    ".aimodel": open_coreai,
+    ".pte": open_executorch,
+}
 FOLDERS = {".mlpackage", ".aimodel"}
 
 

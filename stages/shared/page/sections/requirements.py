@@ -69,6 +69,11 @@ TABLES = {
         Column("Systems", lambda file: format_requirement(file.requires)),
         Column("Written for", lambda file: file.requires["compatible_with"], is_text=False),
     ],
+    "executorch": [
+        Column("ExecuTorch", lambda file: file.requires["executorch"] or "not known"),
+        Column("Backends", lambda file: ", ".join(file.requires["backends"])),
+        Column("Other kernels", lambda file: ", ".join(file.requires["kernels"]) or "\N{EN DASH}"),
+    ],
 }
 """The columns of each format: they need different things."""
 

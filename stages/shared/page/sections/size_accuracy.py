@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from matplotlib.transforms import Bbox
 
-FORMAT_MARKERS = {"onnx": "o", "coreml": "s", "coreai": "D"}
+FORMAT_MARKERS = {"onnx": "o", "coreml": "s", "coreai": "D", "executorch": "^"}
 
 
 @dataclass(frozen=True)
