@@ -13,7 +13,7 @@ import pytest
 
 ONNX = ["fp32", "fp16", "int8"]
 COREML = ["fp32", "fp16", "palette6", "sparse50_palette4"]
-EXPORTERS = ["export_onnx", "export_coreml", "export_coreai"]  # the tests' parameters leave Core AI out
+EXPORTERS = ["export_onnx", "export_coreml", "export_coreai", "export_executorch"]  # the last two are left out
 COMPRESS_ONNX = ["compress_onnx@fp16", "compress_onnx@int8"]
 COMPRESS_COREML = ["compress_coreml@palette6", "compress_coreml@sparse50_palette4"]
 PREDICT_ONNX = ["predict@onnx", "predict@web", "predict@onnx_reference"]
@@ -30,7 +30,7 @@ AFTER_TRAIN = [
     "benchmark",
     *SHOWN,
 ]
-EVERY_STAGE = ["generate", "list_variants", "prepare", "train", *AFTER_TRAIN]
+EVERY_STAGE = ["generate", "list_variants", "prepare", "train", *AFTER_TRAIN, "predict@executorch"]
 
 
 def read_json(path: Path) -> Any:
@@ -89,6 +89,7 @@ def test_a_run_leaves_exactly_its_outputs(first_repro: tuple[Project, list[str]]
         *(f"models/onnx/classifier-{variant}.onnx" for variant in ONNX),
         *(f"models/coreml/classifier-{variant}.mlpackage" for variant in COREML),
         *(f"models/coreai/classifier-{variant}.aimodel" for variant in ("fp32", "fp16")),
+        "models/executorch/classifier-fp32.pte",
         *(f"models/{file_format}/variants.json" for file_format in ("onnx", "coreml", "coreai")),
         *(f"models/release/{name}" for name in IN_EVERY_BUNDLE - {"verifiers"}),
         *(f"models/release/{file.relative_to(RELEASE)}" for file in RELEASE.glob("verifiers/**/*") if file.is_file()),
@@ -119,7 +120,7 @@ def test_a_changed_parameter_reruns_what_it_affects_and_nothing_else(reproduced:
 
     # The logits stay, the records of how the files were run change: they are judged anew, with the same result.
     assert sorted(ran_after("predict.probe_batches", [1, 3])) == sorted(
-        ["predict@pytorch", *PREDICT_EXPORTED, "evaluate", "verify", *SHOWN]
+        ["predict@pytorch", *PREDICT_EXPORTED, "predict@executorch", "evaluate", "verify", *SHOWN]
     )
 
     # Another opset is another file with the same logits, whose weights are judged anew. (Measuring it takes long, and

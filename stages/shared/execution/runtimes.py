@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from shared.execution.coreai import CoreAIFunction
 from shared.execution.interface import Interface
+from shared.files import pte
 from shared.files.aimodel import import_coreai, metadata_of, why_missing
 from shared.files.onnx_graph import all_nodes, read_onnx
 from shared.files.pte import FORWARD, Tensor, import_executorch, quiet, read_program
@@ -62,6 +63,8 @@ def why_not_run(paths: list[Path]) -> str | None:
     """Why this machine cannot run these files, whatever is in them; None if it can."""
     if any(path.suffix == ".aimodel" for path in paths) and (missing := why_missing()):
         return f"Core AI: {missing}"
+    if any(path.suffix == ".pte" for path in paths):
+        return pte.why_missing()
     return None
 
 
