@@ -12,13 +12,16 @@ import compress_coreml
 import compress_onnx
 import export_coreml
 import export_onnx
+from shared.conversion.coreai_program import convert, described
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.one_row import run_one_row
 from shared.execution.runtimes import Floats, open_runtime
+from shared.files.aimodel import why_missing
 from shared.files.inspection import inspect_file
 from shared.network.model import Checkpoint, SequenceClassifier
 from shared.stage import StageError
 from tests import nets
+from tests.core_ai_assets import logits_of
 from tests.support import EXPORT_NAMES, EXPORT_PARAMS, ROOT, write_prepared
 
 import numpy as np
@@ -32,8 +35,10 @@ COMPRESS = compress_onnx.Params.model_validate({"variants": ["fp16"], "minimum_s
 BOUNDS = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.15, "int8_weights": 0.1, "int8_static": 1.0}
 """The largest error of a logit, relative to their standard deviation: of untrained nets with sixteen channels."""
 ONE_LINE = re.compile(
-    r"(ONNX|Core ML) cannot carry (.+) of (network[\w.]*): .+; instead: .+; or leave \1 out: export.formats: .+"
+    r"(ONNX|Core ML|Core AI) cannot carry (.+) of (network[\w.]*): .+; instead: .+; or leave \1 out: export.formats: .+"
 )
+CORE_AI = why_missing("coreai_torch") is None or "CI" in os.environ
+"""Where its packages cannot be had, its column stays as it is."""
 every_net = pytest.mark.parametrize("title", nets.NETS)
 
 
@@ -116,7 +121,23 @@ def in_coreml(model: SequenceClassifier, net: type[nets.Net], folder: Path) -> d
     return found | {"Core ML int8": "yes"}
 
 
-COLUMNS = ["ONNX", *compress_onnx.RECIPES, "Core ML", "Core ML fp16", "Core ML int8"]
+def in_coreai(model: SequenceClassifier, net: type[nets.Net], folder: Path) -> dict[str, str]:
+    """What becomes of a net in Core AI, in full precision."""
+    path, checkpoint = folder / "classifier-fp32.aimodel", Checkpoint(model, {})
+    try:
+        program = convert(checkpoint, EXPORT_NAMES, "fp32", nets.TIME_STEPS)
+    except StageError as problem:
+        return {"Core AI": refused(problem)}
+    program.save_asset(path, described(EXPORT_NAMES, checkpoint))
+    x = sequences(net, 12)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(x)).numpy()
+    found = np.concatenate(logits_of(path, x[:1], x[1:3], x[3:]))
+    assert np.abs(found - expected).max() / expected.std() < BOUNDS["fp32"]
+    return {"Core AI": "yes"}
+
+
+COLUMNS = ["ONNX", *compress_onnx.RECIPES, "Core ML", "Core ML fp16", "Core ML int8", "Core AI"]
 HEAD = f"| net | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}\n"
 
 
@@ -126,6 +147,11 @@ def documented() -> dict[str, str]:
     return {row.split(" | ")[0].removeprefix("| "): row for row in table.splitlines()}
 
 
+def documented_of(title: str, column: str) -> str:
+    """What the table says of a net and a column."""
+    return documented()[title].removesuffix(" |").split(" | ")[1 + COLUMNS.index(column)].removesuffix(" |")
+
+
 @every_net
 def test_a_net_computes_what_it_does_in_pytorch_or_one_line_says_why_not(
     title: str, prepared: dict[bool, Prepared], tmp_path: Path
@@ -133,6 +159,7 @@ def test_a_net_computes_what_it_does_in_pytorch_or_one_line_says_why_not(
     net = nets.NETS[title]
     model = nets.classifier(net)
     outcome = in_onnx(model, net, prepared[net.tokens], tmp_path) | in_coreml(model, net, tmp_path)
+    outcome |= in_coreai(model, net, tmp_path) if CORE_AI else {"Core AI": documented_of(title, "Core AI")}
     row = f"| {title} | {' | '.join(outcome.get(column, '') for column in COLUMNS)} |"
     if os.environ.get("UPDATE"):
         rows = documented() | {title: row}

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import re
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from shared.conversion.coreai_decompositions import decompositions
@@ -19,6 +21,7 @@ import torch
 from torch import nn
 
 Precision = Literal["fp32", "fp16"]
+UNKNOWN = re.compile(r"ops: (aten\.\w+\.\w+)")
 FULL_PRECISION = ("mean", "deviation")
 """The buffers of the net that raw values are standardised by: in half precision these could be infinite."""
 
@@ -51,8 +54,9 @@ def convert(checkpoint: Checkpoint, names: ExportParams, precision: Precision, l
         converter = torch_to_coreai.TorchConverter(mode=torch_to_coreai.TorchConverter.Mode.RELEASE)
         converter.register_torch_lowering("aten::linear.default")(linear)
         register_loops(converter)
-        converter.add_exported_program(exported, input_names=list(inputs), output_names=[names.output_name])
-        program = converter.to_coreai()
+        with named(exported):
+            converter.add_exported_program(exported, input_names=list(inputs), output_names=[names.output_name])
+            program = converter.to_coreai()
     check(program, names)
     return program
 
@@ -87,6 +91,25 @@ def trace(
     table.pop(torch.ops.aten.linear.default, None)
     decomposed: torch.export.ExportedProgram = exported.run_decompositions(table)
     return decomposed
+
+
+@contextlib.contextmanager
+def named(exported: torch.export.ExportedProgram) -> Iterator[None]:
+    """The converter lists what it does not know: say where the first of it is.
+
+    Raises:
+        Unsupported: There is such an operation.
+    """
+    try:
+        yield
+    except ValueError as error:
+        found = UNKNOWN.search(str(error))
+        nodes = [node for node in exported.graph.nodes if found and str(node.target) == found[1]]
+        if not nodes:
+            raise
+        modules = [path for path, _ in nodes[0].meta.get("nn_module_stack", {}).values()]
+        operation = str(nodes[0].target).split(".")[1].lstrip("_")
+        raise Unsupported(operation, modules[-1] if modules else None) from error
 
 
 def linear(values: dict[str, Any], node: Any, location: Any) -> Any:  # noqa: ARG001 - the converter's signature

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 MADE_WITH = (
@@ -22,6 +23,13 @@ MADE_WITH = (
     "scikit-learn",
 )
 """The packages whose code decides the bytes of a model; whatever installed them may be older or newer elsewhere."""
+MADE_CORE_AI_WITH = ("coreai-core", "coreai-opt", "coreai-torch")
+"""The same of Core AI files alone, which not every machine can make."""
+
+
+def made_with(files: Iterable[str]) -> list[str]:
+    """The packages that decided the bytes of these model files."""
+    return [*MADE_WITH, *(MADE_CORE_AI_WITH if any(file.endswith(".aimodel") for file in files) else ())]
 
 
 def bill_of_materials(name: str, version: str, models: dict[str, str]) -> dict[str, Any]:
@@ -43,7 +51,7 @@ def bill_of_materials(name: str, version: str, models: dict[str, str]) -> dict[s
         }
         for file, digest in sorted(models.items())
     ]
-    libraries = [library(package) for package in sorted(MADE_WITH)]
+    libraries = [library(package) for package in sorted(made_with(models))]
     content: dict[str, Any] = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

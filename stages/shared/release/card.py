@@ -8,7 +8,7 @@ from shared.data.sequences import Schema
 from shared.files.formats import EXECUTORS
 from shared.judging.recommendation import Candidate, Choice
 from shared.page.formatting import escape_markdown, format_change, format_executor, format_figure
-from shared.release.bill import MADE_WITH, library
+from shared.release.bill import library, made_with
 
 import jinja2
 
@@ -59,7 +59,7 @@ def render_card(
         "training": training,
         "vectors": vectors,
         "left_out": left_out,
-        "libraries": [library(package) for package in MADE_WITH],
+        "libraries": [library(package) for package in made_with(recommended)],
         "steps": "{} to {}".format(*schema.length_range) if schema.ragged else str(schema.time_steps),
     }
     return template.render(content).encode()
