@@ -1,5 +1,6 @@
 """What the tests start from: a project that DVC reproduced, and a folder that the stages filled without DVC."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,20 @@ from tests.support import (
 )
 
 import pytest
+from filelock import FileLock
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of all test processes fills, and the others find."""
+    together = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder, made = together / name, together / f"{name}.made"
+    with FileLock(together / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # another process began and failed
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture
@@ -30,10 +45,14 @@ def make_project(tmp_path: Path) -> Callable[[str], Project]:
 @pytest.fixture(scope="session")
 def first_repro(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, list[str]]:
     """A project that DVC has reproduced from nothing and is committed, and the stages that ran. Not to be changed."""
-    project = copy_repository(tmp_path_factory.mktemp("first") / "project")
-    ran = project.repro(env={"PYTHONHASHSEED": "1"})
-    project.commit()
-    return project, ran
+
+    def make(folder: Path) -> None:
+        project = copy_repository(folder / "project")
+        (folder / "ran.json").write_text(json.dumps(project.repro(env={"PYTHONHASHSEED": "1"})))
+        project.commit()
+
+    folder = made_once(tmp_path_factory, "first", make)
+    return Project(folder / "project"), json.loads((folder / "ran.json").read_text())
 
 
 @pytest.fixture
@@ -47,11 +66,13 @@ def reproduced(first_repro: tuple[Project, list[str]], tmp_path: Path) -> Projec
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the stages write from small parameters, run in this process. Not to be changed."""
-    folder = tmp_path_factory.mktemp("small")
-    write_params(folder)
-    set_params(folder, SMALL)
-    call_stages(folder, commands(folder))
-    return folder
+
+    def make(folder: Path) -> None:
+        write_params(folder)
+        set_params(folder, SMALL)
+        call_stages(folder, commands(folder))
+
+    return made_once(tmp_path_factory, "small", make)
 
 
 @pytest.fixture(scope="session")
