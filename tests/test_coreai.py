@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from shared.conversion.coreai_canonical import canonicalize
+from shared.execution.runtimes import open_runtime
 from shared.files.aimodel import metadata_of
 from shared.files.inspection import inspect_file
 from shared.files.requirements import requirements_of
 from shared.judging.stored import read_weights
+from shared.stage import StageError
 from tests.core_ai_assets import change_constant, change_metadata, change_text, logits_of
 from tests.support import ROOT, Workspace, call_stages, clean_environment, command
 
@@ -104,6 +106,18 @@ def test_any_batch_gives_each_row_the_same(coreai_run: Path) -> None:
     rows = np.random.default_rng(0).uniform(0, 10, (600, 6, 1)).astype(np.float32)
     few, many = logits_of(asset(coreai_run, "fp32"), rows[:3], rows)
     assert np.array_equal(few, many[:3])
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-500], lambda content: b"", lambda content: content[::-1]])
+def test_a_damaged_file_is_told_before_apple_s_parser_sees_it(
+    coreai_run: Path, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    """It would end the process."""
+    path = shutil.copytree(asset(coreai_run, "int8"), tmp_path / "a.aimodel")
+    (path / "main.mlirb").write_bytes(damage((path / "main.mlirb").read_bytes()))
+    for read in (inspect_file, open_runtime, read_weights):
+        with pytest.raises(StageError, match="damaged: main"):
+            read(path)
 
 
 # --- without Apple's packages ---

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from shared.execution.coreai import CoreAIFunction
 from shared.execution.interface import Interface
 from shared.files import pte
-from shared.files.aimodel import import_coreai, metadata_of, why_missing
+from shared.files.aimodel import check_hash, import_coreai, metadata_of, why_missing
 from shared.files.onnx_graph import all_nodes, read_onnx
 from shared.files.pte import FORWARD, Tensor, import_executorch, quiet, read_program
 from shared.files.quiet import import_coremltools
@@ -371,6 +371,7 @@ class CoreAIRuntime:
     batch_dependent = False
 
     def __init__(self, path: Path) -> None:
+        check_hash(path)
         self._function = CoreAIFunction(path)
         inputs, outputs = self._function.inputs, self._function.outputs
         dtypes = {name: kind for name, (_, kind) in inputs.items()}

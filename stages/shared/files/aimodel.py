@@ -4,6 +4,7 @@ Apple's packages are for Linux on x86-64 and for macOS 26 on Apple silicon. Else
 """
 
 import contextlib
+import hashlib
 import importlib
 import io
 import logging
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shared.stage import StageError, one_line, reading
+from shared.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +78,20 @@ class Program:
         """
         authoring = import_coreai()
         with reading(path, "Core AI asset"):
-            if not (path / "main.mlirb").is_file():
-                raise StageError(f"{path}: not a Core AI asset: it has no main.mlirb")
+            check_hash(path)
             self.program = authoring.AIModelAsset.load(path).program
         self.operations = list(_operations(self.program._module._mlir_module.operation))
+
+
+def check_hash(path: Path) -> None:
+    """Hold an asset's program to the hash beside it: Apple's parser ends the process over a damaged one.
+
+    Raises:
+        StageError: One of the two is missing, or it is another program's hash.
+    """
+    with reading(path, "Core AI asset"):
+        if hashlib.sha256(read_bytes(path / "main.mlirb")).digest() != read_bytes(path / "main.hash"):
+            raise StageError(f"{path}: damaged: main.hash is not the hash of main.mlirb")
 
 
 def _operations(operation: Any) -> Iterator[Any]:
