@@ -12,6 +12,7 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from shared.conversion.compression import check_compressed
@@ -23,6 +24,8 @@ from shared.files.inspection import inspect_file
 from shared.params import Count, StageParams, read_params
 from shared.stage import StageError, one_line, parse_args, replacing, run
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -61,6 +64,23 @@ class Params(StageParams):
         return variants
 
 
+def cluster(values: NDArray[np.float16], k: int, weights: NDArray[np.int_]) -> SimpleNamespace:
+    """In place of coreai-opt's k-means of numbers, which it has as C++ and would compile on the user's machine.
+
+    Args:
+        values: Distinct numbers.
+        k: How many clusters.
+        weights: How often each number occurs.
+
+    Returns:
+        `clusters`: the cluster of each number; `centroids`: their means.
+    """
+    from sklearn.cluster import KMeans
+
+    found = KMeans(k, n_init=4, random_state=0).fit(values.astype(np.float64).reshape(-1, 1), sample_weight=weights)
+    return SimpleNamespace(clusters=found.labels_, centroids=found.cluster_centers_[:, 0])
+
+
 def compress(asset: Path, kind: str, amount: int, smallest_tensor: int) -> Any:
     """Make one variant of an asset from its tensors of at least so many weights; equal assets give equal weights.
 
@@ -78,6 +98,8 @@ def compress(asset: Path, kind: str, amount: int, smallest_tensor: int) -> Any:
             return passes[kind].sparsify_weights(program, target_sparsity=amount / 100, **limit)
         if kind == "int":
             return passes[kind].quantize_weights(program, common.DType(f"int{amount}"), **limit)
+        palettes: Any = import_coreai("coreai_opt.coreai_utils._utils.palettize_utils")
+        palettes._kmeans1d = SimpleNamespace(cluster=cluster)
         # Its fast mode rounds weights before it groups them; with several workers it hangs.
         return passes[kind].palettize_weights(
             program, None, amount, num_kmeans_workers=1, enable_fast_kmeans_mode=False, **limit
