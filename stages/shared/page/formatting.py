@@ -80,19 +80,24 @@ def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{key}", format_value(value)
 
 
-def executors_of(file: Candidate) -> list[str]:
+def executed_by(file: Candidate) -> dict[str, str | None]:
     """Who executed a file, each in which version: its format's own runtime first."""
     if (file.format, file.variant) == REFERENCE:
-        return [EXECUTORS["pytorch"].title]
-    versions = {file.executor: file.parity["executor_version"]} if file.parity and file.executor else {}
-    ran = {name: found for name, found in file.elsewhere.items() if "executor_version" in found}
-    versions |= {name: found["executor_version"] for name, found in ran.items()}
-    return [in_version(name, version) for name, version in versions.items()] or ["nobody"]
+        return {"pytorch": None}
+    own = {file.executor: file.parity["executor_version"]} if file.parity and file.executor else {}
+    return own | {
+        name: found["executor_version"] for name, found in file.elsewhere.items() if "executor_version" in found
+    }
+
+
+def executor_titles(file: Candidate) -> list[str]:
+    """Their names, without versions."""
+    return [EXECUTORS[name].title for name in executed_by(file)] or ["nobody"]
 
 
 def format_executor(file: Candidate) -> str:
-    """The same in one line."""
-    return ", ".join(executors_of(file))
+    """Their names and versions, in one line."""
+    return ", ".join(in_version(name, version) for name, version in executed_by(file).items()) or "nobody"
 
 
 def in_version(executor: str, version: str | None) -> str:

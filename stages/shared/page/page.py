@@ -5,7 +5,7 @@ from types import ModuleType
 
 from shared.page.formatting import (
     escape_markdown,
-    executors_of,
+    executor_titles,
     format_change,
     format_change_interval,
     format_executor,
@@ -45,7 +45,7 @@ def environment(*, escape: bool) -> jinja2.Environment:
         "change_interval": format_change_interval,
         "count": lambda number: f"{number:,}",
         "executor": format_executor,
-        "executors": executors_of,
+        "executors": executor_titles,
         "figure": format_figure,
         "interval": format_interval,
         "md": escape_markdown,
