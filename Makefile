@@ -52,8 +52,13 @@ toolchains: $(TOOLCHAINS)  ## Install what the verifiers in C and Kotlin are com
 	@npm --prefix $* ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-on-device: $(INSTALLED)  ## Check the release bundle in every language and runtime that this machine has
+on-device: $(INSTALLED)  ## Check the release bundle, training and ExecuTorch in all that this machine has or can get (some minutes)
+	@$(MAKE) --no-print-directory web toolchains || echo 'Not all could be installed: what is missing is named below'
 	@$(RUN) python commands/on_device.py
+	@if $(MAKE) --no-print-directory $(TRAINING); then $(MAKE) --no-print-directory test-training; \
+	else echo 'Training on the device: not run: requirements-training.txt cannot be installed here'; fi
+	@if $(MAKE) --no-print-directory $(EXECUTORCH); then $(MAKE) --no-print-directory test-executorch; \
+	else echo 'ExecuTorch: not run: requirements-executorch.txt cannot be installed here'; fi
 
 demo: $(INSTALLED) $(WEB)  ## Try the model in a browser: serves a page on 127.0.0.1
 	@$(RUN) python commands/demo.py

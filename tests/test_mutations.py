@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.files.formats import EXPORTED as EXPORTED_FORMATS
 from shared.files.formats import SUFFIXES
 from tests.edits import Array, Onnx, Package
 from tests.support import SMALL, Workspace, call_stages, rejections, set_params, write_params
@@ -20,7 +21,8 @@ import onnx
 import pandas as pd
 import pytest
 
-EXPORTED = ["train", "export_onnx", "export_coreml", "predict@pytorch", "predict@onnx", "predict@coreml", "evaluate"]
+EXPORTERS = ["export_onnx", "export_coreml", "export_coreai", "export_executorch"]  # the last two are left out
+EXPORTED = ["train", *EXPORTERS, "predict@pytorch", "predict@onnx", "predict@coreml", "evaluate"]
 
 
 @pytest.fixture(scope="session")
@@ -887,7 +889,7 @@ def test_a_corrupted_file_is_rejected(
     original = {"plain": plain, "wide": wide}[case.run]
     file_format, variant = case.file.split()
     model, source = (f"models/{file_format}/classifier-{name}{SUFFIXES[file_format]}" for name in (variant, "fp32"))
-    for kind in ("onnx", "coreml"):
+    for kind in EXPORTED_FORMATS:
         (tmp_path / "models" / kind).mkdir(parents=True)
     for part in {"params.yaml", "data/prepared", "data/predictions/pytorch", "models/pytorch", model, source}:
         (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)

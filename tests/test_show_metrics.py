@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from commands import show_metrics
+from shared.files.artifacts import find_artifacts
+from shared.files.formats import FORMATS
 from shared.stage import StageError
 from tests.support import Project, Workspace
 
@@ -19,7 +21,7 @@ def test_a_line_for_every_file(
     monkeypatch.chdir(small_run)
     show_metrics.main()
     header, *lines = capsys.readouterr().out.splitlines()
-    files = [path for folder in (small_run / "models").iterdir() for path in folder.glob("classifier*")]
+    files = [file for name in FORMATS for file in find_artifacts(small_run / "models" / name)]
     *lines, note = [line for line in lines if not line.startswith("left out by ")]
     assert len(lines) == len(files)
     assert all(len(line) <= 132 for line in (header, *lines))

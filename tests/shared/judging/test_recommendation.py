@@ -229,7 +229,7 @@ def test_a_loss_needs_pytorch_s_figures_and_a_format_a_name() -> None:
         ({"name": "a", "format": "onnx", "onnxruntime": 1.2}, 'should be a version in quotes, such as "1.20"'),
         ({"name": "a", "format": "onnx", "onnxruntime": "new"}, "should be a version in quotes"),
         ({"name": "a", "format": "coreml", "ios": 0}, "greater than 0"),
-        ({"name": "a", "format": "tflite", "ios": 17}, "should be 'onnx', 'coreml' or 'coreai'"),
+        ({"name": "a", "format": "tflite", "ios": 17}, "should be 'onnx', 'coreml', 'coreai' or 'executorch'"),
         ({"name": "", "format": "coreml", "ios": 17}, "at least 1 character"),
     ],
 )
