@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-PROGRAM, DIGEST, METADATA = "main.mlirb", "main.hash", "metadata.json"
+from shared.files.aimodel import DIGEST, PROGRAM
+
+METADATA = "metadata.json"
 
 CONSTANT = re.compile(r"dense_resource<(\w+)>")
 DATA_OF_CONSTANT = re.compile(r'^( +)(\w+)(?=: "0x)', re.MULTILINE)

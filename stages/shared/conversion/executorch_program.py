@@ -9,7 +9,8 @@ from importlib.metadata import version
 from shared.conversion.export import ExportParams, describe, describe_tensors, example_inputs
 from shared.conversion.failures import explained, refuse_known
 from shared.conversion.rewriting import Watching
-from shared.files.pte import METADATA, import_executorch, quiet
+from shared.files.pte import METADATA, import_executorch
+from shared.files.quiet import quiet
 from shared.network.model import Checkpoint
 from shared.stage import StageError
 

@@ -5,17 +5,14 @@ The device's runtime may give parts of the program to its GPU and its Neural Eng
 
 import asyncio
 import atexit
-import contextlib
 import functools
-import os
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from shared.execution.isolation import forks_no_more
 from shared.files.aimodel import MAIN, import_coreai
+from shared.files.quiet import quiet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,17 +73,3 @@ def _before_first_use() -> None:
 
 def _form(described: Any) -> tuple[list[int | None], str]:
     return [None if size is None or size < 0 else int(size) for size in described.shape], str(described.dtype)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Within it, what native code of this process writes to its standard error is dropped: the runtime logs there."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

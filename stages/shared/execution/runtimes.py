@@ -19,8 +19,8 @@ from shared.execution.interface import Interface
 from shared.files import pte
 from shared.files.aimodel import check_hash, import_coreai, metadata_of, why_missing
 from shared.files.onnx_graph import all_nodes, read_onnx
-from shared.files.pte import FORWARD, Tensor, import_executorch, quiet, read_program
-from shared.files.quiet import import_coremltools
+from shared.files.pte import FORWARD, Tensor, import_executorch, read_program
+from shared.files.quiet import import_coremltools, quiet
 from shared.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
@@ -53,10 +53,8 @@ def import_runtimes(paths: list[Path]) -> None:
     for suffix in {path.suffix for path in paths} & MODULES.keys():
         if suffix == ".mlpackage":
             import_coremltools()
-        if suffix == ".aimodel":
-            import_coreai()
         for name in MODULES[suffix]:
-            (import_executorch if suffix == ".pte" else importlib.import_module)(name)
+            QUIET_IMPORTS.get(suffix, importlib.import_module)(name)
 
 
 def why_not_run(paths: list[Path]) -> str | None:
@@ -76,6 +74,8 @@ MODULES = {
     ".mlpackage": ["shared.coreml_reference", "coremltools.converters.mil.frontend.milproto.load"],
 }
 """The modules behind each suffix."""
+QUIET_IMPORTS = {".aimodel": import_coreai, ".pte": import_executorch}
+"""What imports them where that is not Python itself."""
 
 
 class LeftOutError(StageError):

@@ -3,23 +3,23 @@
 Apple's packages are for Linux on x86-64 and for macOS 26 on Apple silicon. Elsewhere the format is left out.
 """
 
-import contextlib
 import hashlib
 import importlib
-import io
 import logging
-import warnings
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from shared.files.quiet import without_messages
 from shared.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
 from numpy.typing import NDArray
 
+PROGRAM, DIGEST = "main.mlirb", "main.hash"
+"""Files of an asset: the program, and its SHA-256."""
 MAIN = "main"
 """The graph that an exported file runs."""
 RESTORING = {"coreai.blockwise_shift_scale", "coreai.lut_to_dense", "coreai.sparse_with_bitmask_to_dense"}
@@ -37,16 +37,10 @@ def import_coreai(name: str = "coreai.authoring") -> ModuleType:
     Raises:
         ImportError: It is not installed, or not for this machine.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            # The dialect's modules import each other in a circle that only this one enters at the right place.
-            importlib.import_module("coreai.authoring")
-            return importlib.import_module(name)
-    finally:
-        logging.disable(before)
+    with without_messages(logging.ERROR):
+        # The dialect's modules import each other in a circle that only this one enters at the right place.
+        importlib.import_module("coreai.authoring")
+        return importlib.import_module(name)
 
 
 def why_missing(*names: str) -> str | None:
@@ -90,8 +84,8 @@ def check_hash(path: Path) -> None:
         StageError: One of the two is missing, or it is another program's hash.
     """
     with reading(path, "Core AI asset"):
-        if hashlib.sha256(read_bytes(path / "main.mlirb")).digest() != read_bytes(path / "main.hash"):
-            raise StageError(f"{path}: damaged: main.hash is not the hash of main.mlirb")
+        if hashlib.sha256(read_bytes(path / PROGRAM)).digest() != read_bytes(path / DIGEST):
+            raise StageError(f"{path}: damaged: {DIGEST} is not the hash of {PROGRAM}")
 
 
 def _operations(operation: Any) -> Iterator[Any]:

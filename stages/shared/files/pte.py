@@ -3,23 +3,19 @@
 The file is read by ExecuTorch's own package. Where that is not installed, the format is left out.
 """
 
-import contextlib
 import functools
 import importlib
-import io
 import json
 import logging
-import os
 import re
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from shared.files.quiet import quiet, without_messages
 from shared.stage import one_line, read_bytes, reading
 
 import numpy as np
@@ -32,34 +28,14 @@ DTYPES = {"FLOAT": "float32", "HALF": "float16", "DOUBLE": "float64", "INT": "in
 XNNPACK_DTYPES = {"xnn_datatype_fp32": "float32", "xnn_datatype_fp16": "float16"}
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Within it, what native code of this process writes to its standard error is dropped: the runtime logs there."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def import_executorch(name: str) -> ModuleType:
     """Import a module of ExecuTorch's package, without what it says about the installed torch.
 
     Raises:
         ImportError: It is not installed, or not for this machine.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), quiet():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(f"executorch.{name}")
-    finally:
-        logging.disable(before)
+    with without_messages(logging.WARNING), quiet():
+        return importlib.import_module(f"executorch.{name}")
 
 
 def why_missing() -> str | None:

@@ -1,10 +1,14 @@
-"""Import libraries quickly: without what they would import for nothing, and without messages about what is lacking."""
+"""Import libraries quickly, without what they would import for nothing; and use them without messages of no use."""
 
 import contextlib
 import importlib
+import io
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 CONVERTERS_ONLY = ("torch", "sklearn")  # what coremltools imports for its converters alone: most of its own import time
@@ -46,3 +50,30 @@ def hidden(*names: str) -> Iterator[None]:
     finally:
         for name in hides:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def without_messages(level: int) -> Iterator[None]:
+    """Within it, Python's warnings, its standard error, and what is logged up to this level are dropped."""
+    before = logging.root.manager.disable
+    logging.disable(level)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within it, what native code of this process writes to its standard error is dropped: the runtime logs there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
