@@ -10,7 +10,7 @@ from typing import Any
 
 from shared.data.sequences import chosen_rows
 from shared.execution.predictions import Prediction
-from shared.judging.inside import SINGLE_LOGIT
+from shared.judging.inside import beyond
 from shared.judging.parity import Scale, compare
 from shared.judging.precision import Precision, bound
 from shared.judging.probes import judge_file
@@ -59,26 +59,13 @@ def judge_elsewhere(
         else:
             kept = ("relative_error", "worst_class_error", "largest_error", "flips", "argmax_agreement")
             figures |= {name: errors[name] for name in kept}
-            problems += _beyond(errors, allowed, most_flips)
+            own = "the format's own runtime"
+            problems += beyond(errors["worst_class_error"], errors["largest_error"], allowed, own)
+            differing = rounded(1 - errors["argmax_agreement"])
+            if most_flips is not None and differing > most_flips:
+                problems.append(f"decisions: {differing} of the rows get another class; allowed: {most_flips}")
         problems += judge_file(other, expected, scale, precision).problems
     return {"passed": not problems, "problems": problems, **figures}
-
-
-def _beyond(errors: dict[str, Any], allowed: float, most_flips: float | None) -> list[str]:
-    """Which errors are larger than they may be, in words."""
-    words = []
-    anywhere = rounded(SINGLE_LOGIT * allowed, 3)
-    error, largest = errors["worst_class_error"], errors["largest_error"]
-    if error > allowed:
-        words.append(f"graph: relative error {error} from what the format's own runtime gives is above {allowed}")
-    elif largest > anywhere:
-        words.append(
-            f"graph: relative error of one logit {largest} from what the format's own runtime gives is above {anywhere}"
-        )
-    differing = rounded(1 - errors["argmax_agreement"])
-    if most_flips is not None and differing > most_flips:
-        words.append(f"decisions: {differing} of the rows get another class; allowed: {most_flips}")
-    return words
 
 
 def judge_batches(found: Prediction, classes: int, largest_difference: float | None) -> list[str]:

@@ -202,9 +202,21 @@ class FormatJudge:
         }
         if error is None or largest is None:
             return Inside([f"graph: its logits are not comparable with those of {what}"], figures, precision)
-        problems = []
-        if error > allowed:
-            problems.append(f"graph: relative error {error} from what {what} gives is above {allowed}")
-        elif largest > (anywhere := rounded(SINGLE_LOGIT * allowed, 3)):
-            problems.append(f"graph: relative error of one logit {largest} from what {what} gives is above {anywhere}")
-        return Inside(problems, figures, precision)
+        return Inside(beyond(error, largest, allowed, what), figures, precision)
+
+
+def beyond(error: float, largest: float, allowed: float, what: str) -> list[str]:
+    """Which errors are larger than they may be, in words.
+
+    Args:
+        error: Of the class that is furthest off, in the root mean square, as a part of the deviation.
+        largest: Of the single logit that is furthest off.
+        allowed: For the first.
+        what: Whose logits these errors are from.
+    """
+    anywhere = rounded(SINGLE_LOGIT * allowed, 3)
+    if error > allowed:
+        return [f"graph: relative error {error} from what {what} gives is above {allowed}"]
+    if largest > anywhere:
+        return [f"graph: relative error of one logit {largest} from what {what} gives is above {anywhere}"]
+    return []

@@ -56,6 +56,7 @@ class Stored:
         levels: How many steps the largest weight of a block is expected to reach; 0 if any number will do.
         tables: The palettes: where each holds, and its entries in ascending order.
         kept: Where a sparse weight holds values; None if everywhere.
+        grouped_in_half: Whether weights were rounded to float16 before a palette was chosen, as coreai-opt does.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Stored:
     levels: int = 0
     tables: tuple[tuple[tuple[slice, ...], Floats], ...] = ()
     kept: NDArray[np.bool_] | None = None
+    grouped_in_half: bool = False
 
     @property
     def kinds(self) -> list[str]:
@@ -467,7 +469,7 @@ def _aimodel_restored(title: str, value: Any) -> Stored:
         blocks = np.stack([expand(lut[..., entry, 0], indices.shape) for entry in range(lut.shape[-2])])
         values = np.take_along_axis(blocks, indices[None].astype(np.int64), axis=0)[0].astype(np.float64)
         tables = _tables(title, lut.astype(np.float64).reshape(*counts, lut.shape[-2], 1), indices.shape)
-        return Stored(title, None, values, "palette", half, tables=tables)
+        return Stored(title, None, values, "palette", half, tables=tables, grouped_in_half=True)
     source, scale, offset, shift = maker.operands
     form = element_type(source)
     if maker_of(source).name == "coreai.sparse_with_bitmask_to_dense":

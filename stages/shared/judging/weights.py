@@ -132,7 +132,7 @@ def violation(stored: Stored, source: Floats) -> str | None:
         return differing(values, source, far, "within half a step of their scale") or unfitting_scale(
             stored, np.where(kept, source, 0)
         )
-    grouping = HALF_UNIT * np.abs(source)  # coreai-opt rounds weights to float16 before it groups them
+    grouping = HALF_UNIT * np.abs(source) if stored.grouped_in_half else np.zeros_like(source)
     for part, entries in stored.tables:
         inside, near = values[part], source[part]
         problem = unfitting_palette(entries, near[kept[part]], slack[part].max(initial=0))

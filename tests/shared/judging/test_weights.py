@@ -1,5 +1,6 @@
 """What is nearest, by scheme; and what of a checkpoint must be in the float32 file."""
 
+from dataclasses import replace
 from typing import Any
 
 from shared.judging.stored import Stored
@@ -36,6 +37,18 @@ STEP = float(np.abs(SOURCE).max()) / 127
 def test_a_weight_is_the_nearest_that_its_scheme_can_represent(found: Stored, problem: str | None) -> None:
     [matched] = match([stored(SOURCE)], [found])
     assert (matched.problem is None) if problem is None else (problem in str(matched.problem))
+
+
+def test_only_where_weights_were_rounded_before_may_a_palette_s_nearest_entry_be_another() -> None:
+    """The farther of two entries, by less than what rounding to half precision may move a weight."""
+    source, entries = np.array([0.99, 1.0, 1.0105]), np.array([0.99, 1.0105])
+    tables = ((slice(None),), entries)
+    taken = {"tables": (tables,)}
+    as_rounded = stored([0.99, 1.0105, 1.0105], "palette", grouped_in_half=True, **taken)
+    [rounded] = match([stored(source)], [as_rounded])
+    [exact] = match([stored(source)], [replace(as_rounded, grouped_in_half=False)])
+    assert rounded.problem is None
+    assert "are not the nearest entry of their palette" in str(exact.problem)
 
 
 def test_a_weight_is_found_in_another_layout_and_among_others() -> None:
