@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from shared.conversion.coreai_canonical import canonicalize
-from shared.conversion.export import ExportParams
+from shared.conversion.export import ExportParams, left_out
 from shared.files.aimodel import why_missing
-from shared.files.artifacts import BY_CHOICE, write_left_out
 from shared.params import Count, StageParams, read_params
 from shared.stage import parse_args, replacing, run
 
@@ -40,22 +39,16 @@ def main() -> None:
     )
     names = read_params("export", ExportParams)
     params = read_params("export_coreai", Params)
-    wanted = "coreai" in names.formats
-    missing = why_missing("coreai_torch", "coreai_opt.casting.casting") if wanted else BY_CHOICE
-    if missing:
-        if wanted:
-            print(f"Core AI is left out: {missing}")
-        for precision in precisions:
-            write_left_out(getattr(args, precision), missing)
+    paths = [getattr(args, precision) for precision in precisions]
+    if left_out("coreai", names, paths, lambda: why_missing("coreai_torch", "coreai_opt.casting.casting")):
         return
 
     from shared.conversion.coreai_program import convert, described  # torch, which a note needs no time for
     from shared.network.model import load_checkpoint
 
     checkpoint = load_checkpoint(args.checkpoint)
-    for precision in precisions:
-        program = convert(checkpoint, names, precision, params.largest_unrolled_time)
-        save(program, described(names, checkpoint), getattr(args, precision))
+    for precision, path in zip(precisions, paths, strict=True):
+        save(convert(checkpoint, names, precision, params.largest_unrolled_time), described(names, checkpoint), path)
 
 
 if __name__ == "__main__":

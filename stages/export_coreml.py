@@ -14,10 +14,10 @@ from shared.conversion.export import (
     describe,
     describe_tensors,
     example_inputs,
+    left_out,
 )
 from shared.conversion.failures import Unsupported, explained, refuse_known
 from shared.conversion.rewriting import Rewriting
-from shared.files.artifacts import write_left_out
 from shared.files.quiet import import_coremltools
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, load_checkpoint
 from shared.params import Count, StageParams, read_params
@@ -202,11 +202,11 @@ def main() -> None:
     names = read_params("export", ExportParams)
     params = read_params("export_coreml", Params)
     checkpoint = load_checkpoint(args.checkpoint)
-    for precision in precisions:
-        if "coreml" not in names.formats:
-            write_left_out(getattr(args, precision))
-            continue
-        save(export_coreml(checkpoint, names, params, precision), getattr(args, precision))
+    paths = [getattr(args, precision) for precision in precisions]
+    if left_out("coreml", names, paths):
+        return
+    for precision, path in zip(precisions, paths, strict=True):
+        save(export_coreml(checkpoint, names, params, precision), path)
 
 
 if __name__ == "__main__":

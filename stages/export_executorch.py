@@ -4,8 +4,7 @@ It is off by default, and needs requirements-executorch.txt: where `export.forma
 installed, a note with the reason stands in place of the file, and the page repeats it.
 """
 
-from shared.conversion.export import ExportParams
-from shared.files.artifacts import BY_CHOICE, write_left_out
+from shared.conversion.export import ExportParams, left_out
 from shared.files.pte import why_missing
 from shared.params import StageParams, read_params
 from shared.stage import parse_args, run, write_bytes
@@ -26,12 +25,7 @@ def main() -> None:
     )
     names = read_params("export", ExportParams)
     params = read_params("export_executorch", Params)
-    wanted = "executorch" in names.formats
-    missing = why_missing() if wanted else BY_CHOICE
-    if missing:
-        if wanted:
-            print(f"ExecuTorch is left out: {missing}")
-        write_left_out(args.program, missing)
+    if left_out("executorch", names, [args.program], why_missing):
         return
 
     from shared.conversion.executorch_program import convert  # torch, which a note needs no time for

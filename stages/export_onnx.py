@@ -4,11 +4,10 @@ import re
 import warnings
 
 from shared.conversion.canonical import canonical_onnx
-from shared.conversion.export import TRACED_TIME, ExportParams, describe, example_inputs
+from shared.conversion.export import TRACED_TIME, ExportParams, describe, example_inputs, left_out
 from shared.conversion.failures import explained, refuse_known
 from shared.conversion.lean_graph import simplify
 from shared.conversion.rewriting import Watching
-from shared.files.artifacts import write_left_out
 from shared.network.model import Checkpoint, ModelConfig, load_checkpoint
 from shared.params import StageParams, read_params
 from shared.stage import StageError, one_line, parse_args, run, write_bytes
@@ -106,8 +105,7 @@ def main() -> None:
     names = read_params("export", ExportParams)
     params = read_params("export_onnx", Params)
     checkpoint = load_checkpoint(args.checkpoint)
-    if "onnx" not in names.formats:
-        write_left_out(args.onnx)
+    if left_out("onnx", names, [args.onnx]):
         return
     write_bytes(args.onnx, export_onnx(checkpoint, names, params.opset))
 

@@ -1,9 +1,12 @@
 """What all exporters ask for, and what every exported file says of itself: names, axes, classes, training figures."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.files.formats import Exported
+from shared.files.artifacts import BY_CHOICE, write_left_out
+from shared.files.formats import FORMATS, Exported
 from shared.params import StageParams
 from shared.stage import StageError
 
@@ -34,6 +37,31 @@ class ExportParams(StageParams):
         if len({self.input_name, self.lengths_name, self.output_name}) < 3:
             raise ValueError("input_name, lengths_name and output_name should be three names")
         return self
+
+
+def left_out(
+    file_format: Exported, names: ExportParams, paths: list[Path], why_missing: Callable[[], str | None] = lambda: None
+) -> bool:
+    """Write a note in place of each file of a format that nobody asks for, or that cannot be made on this machine.
+
+    Args:
+        file_format: The format.
+        names: Section `export`, which says whether it is asked for.
+        paths: Where its files go.
+        why_missing: What this machine lacks for it, in words; None if nothing. Asked for only where it matters.
+
+    Returns:
+        Whether it is left out.
+    """
+    wanted = file_format in names.formats
+    reason = why_missing() if wanted else BY_CHOICE
+    if reason is None:
+        return False
+    if wanted:
+        print(f"{FORMATS[file_format].title} is left out: {reason}")
+    for path in paths:
+        write_left_out(path, reason)
+    return True
 
 
 def example_inputs(config: "ModelConfig", names: ExportParams) -> "dict[str, Tensor]":
