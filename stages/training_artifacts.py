@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.conversion.export import ExportParams
-from shared.data.sequences import Prepared, SplitArrays
+from shared.data.sequences import Prepared, SplitArrays, read_rows
 from shared.device_training.environment import find_uv, run_in_environment
 from shared.device_training.trainable import export_trainable
 from shared.device_training.trial import deal, shifted, worth
@@ -116,12 +116,6 @@ def prove_returned(folder: Path, test: SplitArrays) -> dict[str, Any]:
     return inside.figures
 
 
-def rows_of(arrays: SplitArrays, rows: NDArray[np.int_]) -> SplitArrays:
-    """Some rows."""
-    lengths = None if arrays.lengths is None else arrays.lengths[rows]
-    return SplitArrays(arrays.sequences[rows], arrays.labels[rows], lengths)
-
-
 def read_tensors(path: Path) -> Tensors:
     """Arrays by name."""
     with np.load(path, allow_pickle=False) as file:
@@ -191,7 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, replacing(args.artifacts) as made:
         folder = Path(name)
         batches = make(folder, checkpoint, train, names, optimizer, params)
-        gradients = torch_gradients(checkpoint.model, rows_of(train, batches[0]))
+        gradients = torch_gradients(checkpoint.model, read_rows(train, batches[0]))
         error = gradient_error(read_tensors(folder / "gradients.npz"), gradients)
         shutil.copytree(folder / "artifacts", made)
         trial = made / "trial"

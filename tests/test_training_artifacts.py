@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import training_artifacts
-from shared.data.sequences import Prepared, SplitArrays
+from shared.data.sequences import Prepared, SplitArrays, read_rows
 from shared.network.model import Checkpoint, SequenceClassifier, save_checkpoint
 from shared.stage import StageError
 from tests.support import EXPORT_NAMES, Workspace, classifier, rejections
@@ -91,7 +91,7 @@ def test_every_architecture_trains_as_in_pytorch(name: str, ragged: bool, tmp_pa
     lengths = generator.integers(1, 6, 40, np.int32) if ragged else None
     rows = SplitArrays(generator.normal(size=(40, 5, 2)).astype(np.float32), np.arange(40) % 3, lengths)
     batches = training_artifacts.make(tmp_path, checkpoint, rows, EXPORT_NAMES, "adamw", PARAMS)
-    expected = training_artifacts.torch_gradients(checkpoint.model, training_artifacts.rows_of(rows, batches[0]))
+    expected = training_artifacts.torch_gradients(checkpoint.model, read_rows(rows, batches[0]))
     found = training_artifacts.read_tensors(tmp_path / "gradients.npz")
     assert 0 < training_artifacts.gradient_error(found, expected) < 5e-6
 

@@ -1,12 +1,13 @@
 """What the artifacts are tried on: the prepared data as another sensor would have measured them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from shared.data.sequences import Prepared, Split, SplitArrays
+from shared.data.sequences import Prepared, Split, SplitArrays, chosen_rows, read_rows
 from shared.execution.probes import features_of
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 GAIN, OFFSET = 0.7, 0.5
 """Of the other sensor: it measures less variation around the training split's mean, and half a deviation more."""
@@ -17,16 +18,11 @@ MOST_ROWS = 4096
 def shifted(data: Prepared, split: Split) -> SplitArrays:
     """Rows of a split from a sensor of another gain and offset; features that hold codes stay as they are."""
     arrays, schema = data.split(split), data.schema
-    rows = np.linspace(0, len(arrays.labels) - 1, min(MOST_ROWS, len(arrays.labels))).astype(int)
+    some = read_rows(arrays, chosen_rows(len(arrays.labels), MOST_ROWS))
     codes = np.array([feature.codes is not None for feature in features_of(data)])
     mean, deviation = np.array(schema.mean), np.array(schema.deviation)
-    sequences = np.array(arrays.sequences[rows])
-    moved = mean + GAIN * (sequences - mean) + OFFSET * deviation
-    return SplitArrays(
-        np.where(codes, sequences, moved).astype(np.float32),
-        np.array(arrays.labels[rows]),
-        None if arrays.lengths is None else np.array(arrays.lengths[rows]),
-    )
+    moved = mean + GAIN * (some.sequences - mean) + OFFSET * deviation
+    return replace(some, sequences=np.where(codes, some.sequences, moved).astype(np.float32))
 
 
 def deal(rows: int, batch_size: int, epochs: int, seed: int) -> list[NDArray[np.int_]]:
@@ -46,8 +42,5 @@ class Worth:
 
 def worth(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Worth:
     """Judge logits (rows, classes) by the labels (rows,)."""
-    exact = logits.astype(np.float64)
-    exact -= exact.max(axis=1, keepdims=True)
-    chosen = np.take_along_axis(exact, labels[:, None], axis=1)[:, 0]
-    losses = np.log(np.exp(exact).sum(axis=1)) - chosen
+    losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     return Worth(float((logits.argmax(axis=1) == labels).mean()), float(losses.mean()))
