@@ -76,18 +76,33 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shippable_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `small_run`, of a net that is worth shipping. Not to be changed."""
+
+    def make(folder: Path) -> None:
+        write_params(folder)
+        training = {"train.epochs": 60, "train.batch_size": 20, "train.learning_rate": 0.005}
+        set_params(folder, SMALL | training)
+        call_stages(folder, commands(folder))
+
+    return made_once(tmp_path_factory, "shippable", make)
+
+
+@pytest.fixture(scope="session")
 def coreai_run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small run with Core AI, and a variant of each kind. Not to be changed."""
     without = why_missing("coreai_torch", "coreai_opt.casting.casting")
     if without and not os.environ.get("CI"):
         pytest.skip(without)
-    folder = tmp_path_factory.mktemp("coreai") / "run"
-    shutil.copytree(small_run, folder)
-    variants = ["int8", "int4", "palette4", "sparse50"]
-    set_params(folder, {"export.formats": ["onnx", "coreml", "coreai"], "compress_coreai.variants": variants})
-    writers = ["export_coreai", "list_variants", *(f"compress_coreai@{variant}" for variant in variants)]
-    call_stages(folder, [*writers, "predict@coreai", "evaluate", "verify"])
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copytree(small_run, folder, dirs_exist_ok=True)
+        variants = ["int8", "int4", "palette4", "sparse50"]
+        set_params(folder, {"export.formats": ["onnx", "coreml", "coreai"], "compress_coreai.variants": variants})
+        writers = ["export_coreai", "list_variants", *(f"compress_coreai@{variant}" for variant in variants)]
+        call_stages(folder, [*writers, "predict@coreai", "evaluate", "verify"])
+
+    return made_once(tmp_path_factory, "coreai", make)
 
 
 @pytest.fixture

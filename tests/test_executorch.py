@@ -15,20 +15,16 @@ from typing import Any
 from shared.execution.runtimes import open_runtime
 from shared.files import pte
 from shared.files.artifacts import why_left_out
+from shared.files.quiet import quiet
 from shared.judging.stored import read_weights
 from shared.network.model import Checkpoint
 from shared.stage import StageError
 from tests.support import (
     EXPORT_NAMES,
-    SMALL,
     Workspace,
-    call_stages,
     classifier,
     clean_environment,
-    commands,
     rejections,
-    set_params,
-    write_params,
 )
 
 import numpy as np
@@ -59,14 +55,9 @@ def test_where_it_is_not_installed_a_note_says_so(empty_workspace: Workspace, mo
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the stages write of a net that is worth shipping. Not to be changed."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_params(folder)
-    training = {"train.epochs": 60, "train.batch_size": 20, "train.learning_rate": 0.005}
-    set_params(folder, SMALL | training)
-    call_stages(folder, commands(folder))
-    return folder
+def small_run(shippable_run: Path) -> Path:
+    """What `workspace` copies here."""
+    return shippable_run
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +208,7 @@ class _Loss(torch.nn.Module):
 @pytest.mark.parametrize("name", ["lstm", "gru", "mlp", "transformer", "cnn"])
 def test_what_docs_say_of_executorch_s_training_extension(name: str) -> None:
     """Gradients are PyTorch's, and a step of its optimizer lowers the loss; a one-dimensional convolution has none."""
-    with pte.quiet():
+    with quiet():
         from executorch.exir import EdgeCompileConfig, to_edge
         from executorch.extension.training import _load_for_executorch_for_training_from_buffer, get_sgd_optimizer
         from torch.export.experimental import _export_forward_backward

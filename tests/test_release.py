@@ -23,14 +23,9 @@ from shared.stage import StageError
 from tests.support import (
     IN_EVERY_BUNDLE,
     ROOT,
-    SMALL,
     Project,
     Workspace,
-    call_stages,
     clean_environment,
-    commands,
-    set_params,
-    write_params,
 )
 
 import numpy as np
@@ -43,14 +38,9 @@ BUNDLE = "models/release"
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with everything that the stages write, of a net that is worth shipping. Not to be changed."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_params(folder)
-    training = {"train.epochs": 60, "train.batch_size": 20, "train.learning_rate": 0.005}
-    set_params(folder, SMALL | training)
-    call_stages(folder, commands(folder))
-    return folder
+def small_run(shippable_run: Path) -> Path:
+    """What `workspace` copies here."""
+    return shippable_run
 
 
 @pytest.fixture

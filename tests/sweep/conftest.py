@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from commands.sweeps.pipeline import Pipeline, read_pipeline
 from tests.support import ROOT, Project
 
 import pytest
@@ -164,6 +165,12 @@ def make_toy(folder: Path) -> Toy:
     toy.commit()
     toy.log.unlink()
     return toy
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Pipeline:
+    """The project's own."""
+    return read_pipeline(ROOT)
 
 
 @pytest.fixture(scope="session")

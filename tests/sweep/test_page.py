@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from commands.sweeps.pipeline import Pipeline, read_pipeline
+from commands.sweeps.pipeline import Pipeline
 from commands.sweeps.space import read_space
 from tests.support import ROOT
 from tests.sweep.conftest import ALL, MISSING
@@ -18,11 +18,6 @@ SECTIONS = [
     "Failures",
     "All trials",
 ]
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return read_pipeline(ROOT)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.sweep import default_stages, to_hydra
-from commands.sweeps.pipeline import Pipeline, read_pipeline
+from commands.sweeps.pipeline import Pipeline
 from commands.sweeps.schedule import Schedule
 from commands.sweeps.space import read_space
 from shared.stage import StageError
@@ -15,11 +15,6 @@ from tests.sweep.conftest import ACCURACY, GRID, LEARNING_RATES, Toy
 import pytest
 
 SPACES = sorted((ROOT / "sweeps").glob("*.yaml"))
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    return read_pipeline(ROOT)
 
 
 @pytest.fixture
