@@ -72,8 +72,8 @@ browser:  ## Make sure that a browser is there for the tests of the pages: insta
 	if ! command -v apt-get >/dev/null; then echo 'Chromium or Google Chrome is needed: install one' >&2; exit 1; fi; \
 	$(AS_ROOT) apt-get update --quiet && $(AS_ROOT) apt-get install --yes --quiet --no-install-recommends chromium
 
-bench: $(INSTALLED)  ## Measure speed, as ratios in one run
-	@$(RUN) python commands/bench.py
+bench: $(INSTALLED)  ## Measure speed, as ratios in one run: SECTIONS="latency training" for some alone
+	@$(RUN) python commands/bench.py $(SECTIONS)
 
 bench-scale: $(INSTALLED)  ## Measure time and memory of every stage at 10,000 to 10,000,000 sequences
 	@$(RUN) python commands/bench_scale.py $(SEQUENCES)

@@ -77,9 +77,9 @@ def typical(seconds: Rounds) -> float:
     return median(float(np.median(calls)) for calls in seconds)
 
 
-def ratio(seconds: Rounds, others: Rounds) -> float:
-    """The median over the rounds of one function's median time divided by another's in the same round."""
-    return median(float(np.median(ours) / np.median(other)) for ours, other in zip(seconds, others, strict=True))
+def per_round(seconds: Rounds, others: Rounds) -> list[float]:
+    """One function's median time divided by another's in the same round, of each round."""
+    return [float(np.median(ours) / np.median(other)) for ours, other in zip(seconds, others, strict=True)]
 
 
 def latency_ms(seconds: Rounds) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import time
 from functools import partial
 
-from shared.execution.timing import alternate, latency_ms, ratio, typical
+from shared.execution.timing import alternate, latency_ms, per_round, typical
 
 import numpy as np
 import pytest
@@ -55,5 +55,5 @@ def test_a_turn_lasts_as_long_as_it_should_and_times_every_call() -> None:
 def test_figures_of_the_seconds() -> None:
     slow, fast = [np.array([4.0, 6.0, 5.0]), np.array([8.0])], [np.array([1.0]), np.array([2.0, 4.0, 3.0])]
     assert typical(slow) == 6.5
-    assert ratio(slow, fast) == pytest.approx((5 + 8 / 3) / 2)
+    assert per_round(slow, fast) == pytest.approx([5, 8 / 3])
     assert latency_ms([np.arange(0, 51) / 1e3, np.arange(51, 101) / 1e3]) == {"p50": 50, "p95": 95, "p99": 99}

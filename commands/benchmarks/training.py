@@ -1,0 +1,113 @@
+"""The default training against the tutorial's loop, and an epoch of mini-batches against a bare loop."""
+
+from pathlib import Path
+
+import train
+from commands.benchmarks.judging import print_ratio, print_times, ratio
+from commands.benchmarks.tutorial import TutorialModel
+from shared.data.sequences import Prepared, PreparedWriter, Split
+from shared.execution.timing import alternate, typical
+from shared.network.architectures import ArchitectureParams
+from shared.params import read_params
+from shared.training import batches
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+
+def bench(clone: Path) -> None:
+    """Both."""
+    bench_default(clone)
+    bench_throughput(clone)
+
+
+def bench_default(clone: Path) -> None:
+    """The default training against the tutorial's own loop and against the LSTM's kernels alone, at one thread."""
+    epochs = 50
+    params = read_params("train", train.Params).model_copy(update={"epochs": epochs, "threads": 1})
+    architecture = read_params("architecture", ArchitectureParams)
+    hidden_size = architecture.options["hidden_size"]
+    data = Prepared(clone / "data" / "prepared")
+    (x, y), (x_validation, y_validation) = (
+        (torch.from_numpy(arrays.sequences), torch.from_numpy(arrays.labels))
+        for arrays in (data.split("train"), data.split("validation"))
+    )
+
+    def tutorial() -> None:
+        model = TutorialModel(hidden_size)
+        criterion = nn.CrossEntropyLoss()
+        optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate)
+        train_losses, validation_losses = [], []
+        for _ in range(epochs):
+            optimizer.zero_grad()
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+            train_losses.append(loss.item())
+            validation_losses.append(criterion(model(x_validation), y_validation).item())
+
+    lstm = nn.LSTM(1, hidden_size, batch_first=True)
+
+    def kernels_alone() -> None:
+        for _ in range(epochs):
+            lstm(x)[1][0].sum().backward()
+            with torch.inference_mode():
+                lstm(x_validation)
+
+    torch.set_num_threads(1)
+    seconds = alternate(
+        {
+            "ours": lambda: train.train(data, params, architecture),
+            "tutorial": tutorial,
+            "LSTM kernels alone": kernels_alone,
+        },
+        rounds=7,
+    )
+    print_times(f"Training, {epochs} epochs at one thread", seconds, {("ours", "tutorial"): 0.9})
+    share, floor = (ratio(seconds["LSTM kernels alone"], seconds[other]).median for other in ("ours", "tutorial"))
+    print(f"  torch's LSTM kernels are {share:.0%} of ours; alone they take {floor:.2f} of the tutorial's time")
+
+
+def bench_throughput(clone: Path) -> None:
+    """An epoch of mini-batches from files against a bare loop over tensors that are in memory, at one thread.
+
+    The buffer is made smaller, so that it is filled several times, as it is for a long table.
+    """
+    prepared = Prepared(clone / "data" / "prepared")
+    test, copies = prepared.split("test"), 4
+    lengths = np.full(len(test.labels), prepared.schema.time_steps, np.int32)
+    rows: dict[Split, int] = {"train": copies * len(test.labels), "validation": len(test.labels) // 100, "test": 1}
+    folder = clone.parent / "prepared"
+    with PreparedWriter(folder, rows, *test.sequences.shape[1:], ragged=False) as writer:
+        for split, count in rows.items():
+            for start in range(0, count, len(test.labels)):
+                part = slice(0, min(len(test.labels), count - start))
+                writer.append(split, test.sequences[part], test.labels[part], lengths[part])
+    writer.finish(prepared.schema.model_copy(update={"rows": rows}))
+    data = Prepared(folder)
+    params = read_params("train", train.Params).model_copy(update={"epochs": 1, "batch_size": 256, "threads": 1})
+    architecture = read_params("architecture", ArchitectureParams)
+    x, y = torch.tensor(data.split("train").sequences), torch.tensor(data.split("train").labels)
+
+    def bare_loop() -> None:
+        model = train.build(data.schema, params, architecture)
+        optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate, fused=True)
+        total = 0.0
+        for chosen in torch.randperm(len(y)).split(256):
+            loss = cross_entropy(model(x[chosen]), y[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+
+    torch.set_num_threads(1)
+    usual = batches.BUFFER_BYTES, batches.BLOCKS_PER_BUFFER
+    batches.BUFFER_BYTES, batches.BLOCKS_PER_BUFFER = x.nbytes // 4, 32
+    seconds = alternate({"ours": lambda: train.train(data, params, architecture), "bare loop": bare_loop}, rounds=9)
+    batches.BUFFER_BYTES, batches.BLOCKS_PER_BUFFER = usual
+    print(f"\nTraining, {len(y)} sequences in batches of 256, one thread")
+    for name, rounds in seconds.items():
+        print(f"  {name:<9}  {len(y) / typical(rounds):9,.0f} sequences/s")
+    print_ratio("ours / bare loop", ratio(seconds["bare loop"], seconds["ours"]), 0.95, at_least=True)
