@@ -70,7 +70,6 @@ def main() -> None:
         for name in SECTIONS:
             if name in chosen:
                 import_module(f"commands.benchmarks.{name}").bench(clone)
-        print(f"\n{load_in_words()} at the end")
         os.chdir(PROJECT)
 
 

@@ -1,5 +1,5 @@
-"""Sections of `commands/bench.py`, a module each: it takes a reproduced clone of the project and
-prints what it measured.
+"""Sections of `commands/bench.py`, a module each.
 
-`judging` decides for all of them whether a target is met, or whether the machine was too noisy to say so.
+A section takes a reproduced clone of the project and prints what it measured. `judging` decides for all of them whether
+a target is met, or whether the machine was too noisy to say so.
 """
