@@ -4,6 +4,7 @@ import re
 import warnings
 
 from shared.conversion.canonical import canonical_onnx
+from shared.conversion.capture import recurrent_by_shape
 from shared.conversion.export import TRACED_TIME, ExportParams, describe, example_inputs, left_out
 from shared.conversion.failures import explained, refuse_known
 from shared.conversion.lean_graph import simplify
@@ -34,7 +35,7 @@ def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> byte
     batch = torch.export.Dim("batch")
     # A named dimension would freeze the time axis of a second recurrent layer without a word.
     time = {1: torch.export.Dim.AUTO} if names.dynamic_time else {}
-    with explained(checkpoint.model, "onnx"), warnings.catch_warnings(), Watching():
+    with explained(checkpoint.model, "onnx"), warnings.catch_warnings(), Watching(), recurrent_by_shape():
         warnings.simplefilter("ignore")  # the exporter's own deprecations; what matters is checked below
         refuse_known(checkpoint.model)
         program = torch.onnx.export(
