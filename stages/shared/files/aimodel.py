@@ -5,7 +5,9 @@ Apple's packages are for Linux on x86-64 and for macOS 26 on Apple silicon. Else
 
 import hashlib
 import importlib
+import importlib.util
 import logging
+import sys
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -18,6 +20,7 @@ from shared.stage import StageError, one_line, read_bytes, reading
 import numpy as np
 from numpy.typing import NDArray
 
+COMPRESSOR = "coreai_opt"
 PROGRAM, DIGEST = "main.mlirb", "main.hash"
 """Files of an asset: the program, and its SHA-256."""
 MAIN = "main"
@@ -40,7 +43,23 @@ def import_coreai(name: str = "coreai.authoring") -> ModuleType:
     with without_messages(logging.ERROR):
         # The dialect's modules import each other in a circle that only this one enters at the right place.
         importlib.import_module("coreai.authoring")
+        if name.startswith(f"{COMPRESSOR}."):
+            _enter_without_running(COMPRESSOR)
         return importlib.import_module(name)
+
+
+def _enter_without_running(package: str) -> None:
+    """Make a package's modules importable without what its own `__init__` imports: of coreai-opt, a second of torchao.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    if package not in sys.modules:
+        found = importlib.util.find_spec(package)
+        if found is None:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        found.loader = None
+        sys.modules[package] = importlib.util.module_from_spec(found)
 
 
 def why_missing(*names: str) -> str | None:
