@@ -161,7 +161,8 @@ def test_the_command_runs_the_stage_s_own_script_on_its_inputs_and_outputs(
     assert (python, script) == ("python", f"stages/{name}.py")
     inputs, outputs = declared_arguments(name, monkeypatch)
     assert len(arguments) == inputs + outputs
-    assert set(arguments[:inputs]) == {path for path in paths_of(stage, "deps") if not path.startswith("stages/")}
+    given = {path for path in paths_of(stage, "deps") if not path.startswith(("stages/", "params.yaml"))}
+    assert set(arguments[:inputs]) == given
     assert set(arguments[inputs:]) == set(paths_of(stage, "outs", "metrics", "plots"))
 
 
@@ -214,13 +215,11 @@ def test_tests_mirror_the_wings() -> None:
 @every_stage
 def test_params_are_the_sections_that_the_script_reads(name: str) -> None:
     listed = EXPANDED[name].get("params", [])
-    if reads_everything(STAGES / f"{name}.py"):
-        assert listed == [{"params.yaml": None}]
-    else:
-        assert sorted({entry.partition(".")[0] for entry in listed}) == sorted(sections(STAGES / f"{name}.py"))
+    assert sorted({entry.partition(".")[0] for entry in listed}) == sorted(sections(STAGES / f"{name}.py"))
+    assert ("params.yaml" in EXPANDED[name]["deps"]) == reads_everything(STAGES / f"{name}.py")
 
 
-@pytest.mark.parametrize("name", [name for name in EXPANDED if not reads_everything(STAGES / f"{name}.py")])
+@every_stage
 def test_a_section_is_listed_whole_or_all_its_keys_but_the_list_that_dvc_repeats_the_stage_for(name: str) -> None:
     """Of a choice, only what is chosen and its own options: the blocks of the others stand by."""
     repeated = PIPELINE["stages"][name].get("foreach", "")

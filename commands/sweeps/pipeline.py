@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.params import closest
+from shared.params import PARAMS_FILE, closest
 from shared.stage import StageError
 
 from ruamel.yaml import YAML
@@ -93,6 +93,8 @@ def read_pipeline(folder: Path) -> Pipeline:
                 for dependency in stage.deps:
                     if isinstance(dependency, ParamsDependency):
                         own[stage] |= set(dependency.params) or {WHOLE_FILE}
+                    elif dependency.def_path == PARAMS_FILE.name:
+                        own[stage].add(WHOLE_FILE)
             needs = {stage: {stage, *networkx.descendants(graph, stage)} & set(pipeline) for stage in pipeline}
             return Pipeline(
                 keys={stage.name: frozenset().union(*(own[each] for each in needs[stage])) for stage in pipeline},
