@@ -17,6 +17,7 @@ from shared.params import Count, Seed, StageParams, Threads, read_params
 from shared.stage import StageError, parse_args, reading, rounded, run, write_bytes, write_metrics
 from shared.training.batches import Batches
 from shared.training.devices import ALONE, DeviceName, Processes, open_processes
+from shared.training.optimizers import Optimizer, OptimizerName
 from shared.training.resume import ResumeFile, hash_files, hash_sources
 
 import torch
@@ -34,7 +35,7 @@ class Params(StageParams):
     standardize: bool
     epochs: Count
     batch_size: Count | None
-    optimizer: Literal["adam", "adamw", "sgd"]
+    optimizer: OptimizerName
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "cosine", "linear"]
     warmup: float = Field(ge=0, lt=1)
@@ -84,8 +85,9 @@ class Fit:
 
     def __init__(self, model: SequenceClassifier, params: Params, device: torch.device) -> None:
         self.model = model.to(device)
-        self.optimizer = make_optimizer(model, params)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=params.mixed_precision == "float16")
+        self.optimizer = Optimizer(model.parameters(), params.optimizer, params.weight_decay, params.momentum)
+        # Typed for torch.optim's optimisers, it takes any that has their `param_groups` and `step`.
+        self.scaler: Any = torch.amp.GradScaler(device.type, enabled=params.mixed_precision == "float16")
         self.epochs: list[Epoch] = []
         self.step = 0
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
@@ -108,7 +110,7 @@ class Fit:
         """Plain data and tensors, for `restore`. What is drawn at random follows from the seed and the step alone."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state(),
             "scaler": self.scaler.state_dict(),
             "epochs": [astuple(epoch) for epoch in self.epochs],
             "step": self.step,
@@ -119,7 +121,7 @@ class Fit:
     def restore(self, state: dict[str, Any], processes: Processes) -> None:
         """Go on from a state."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.restore(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.epochs = [Epoch(*figures) for figures in state["epochs"]]
         self.step = state["step"]
@@ -143,21 +145,6 @@ def build(schema: Schema, params: Params, architecture: Choice) -> SequenceClass
     if params.standardize:
         model.set_standardization(schema.mean, schema.deviation)
     return model
-
-
-def make_optimizer(model: nn.Module, params: Params) -> torch.optim.Optimizer:
-    """An optimiser of all parameters; matrices decay, biases and the scales of a normalisation do not."""
-    parameters = list(model.parameters())
-    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": 0.0}]
-    if params.weight_decay:
-        groups = [
-            {"params": [one for one in parameters if one.ndim > 1], "weight_decay": params.weight_decay},
-            {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
-        ]
-    if params.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=params.learning_rate, momentum=params.momentum, fused=True)
-    kind = torch.optim.AdamW if params.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=params.learning_rate, fused=True)
 
 
 def learning_rate(step: int, steps: int, params: Params) -> float:
@@ -262,16 +249,16 @@ def train(
         for batch in batches.epoch(len(fit.epochs), fit.step):
             step = len(fit.epochs) * len(batches) + fit.step
             processes.seed(params.seed, step)
-            for group in fit.optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, params)
+            fit.optimizer.learning_rate = learning_rate(step, steps, params)
             with precision:
                 logits = model(*batch.inputs)
             losses = cross_entropy(
                 logits.float(), batch.labels, weights, reduction="sum", label_smoothing=params.label_smoothing
             )
             loss = losses / (batch.weight / processes.count)  # whose gradients are averaged
+            rows = batch.rows / processes.count
             # What is reported is as on validation: alike for all rows, whatever the optimiser is given.
-            plain = cross_entropy(logits.detach().float(), batch.labels, reduction="sum") if altered else losses
+            plain = loss if not altered else cross_entropy(logits.float(), batch.labels, reduction="sum") / rows
             fit.optimizer.zero_grad()
             fit.scaler.scale(loss).backward()
             if params.gradient_clip is not None:
@@ -279,20 +266,21 @@ def train(
                 nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clip)
             fit.scaler.step(fit.optimizer)
             fit.scaler.update()
-            fit.end_step(plain.detach() / (batch.rows / processes.count), batch.rows / processes.count)
+            fit.end_step(plain.detach(), rows)
             progress.update(batch.rows)
             if resume and resume.due():
                 resume.write(fit.state(processes))
         train_loss = processes.sum(fit.loss_sum).item() / batches.rows
         epoch = Epoch(train_loss, *validate(fit.model, validation, processes))
-        check_finite(len(fit.epochs) + 1, epoch, fit.optimizer.param_groups[0]["lr"])
+        check_finite(len(fit.epochs) + 1, epoch, fit.optimizer.learning_rate)
         fit.end_epoch(epoch, params.keep)
-        progress.set_postfix(
-            epoch=f"{len(fit.epochs)}/{params.epochs}",
-            loss=f"{epoch.train_loss:.4f}",
-            validation=f"{epoch.validation_loss:.4f}",
-            refresh=False,
-        )
+        if not progress.disable:
+            progress.set_postfix(
+                epoch=f"{len(fit.epochs)}/{params.epochs}",
+                loss=f"{epoch.train_loss:.4f}",
+                validation=f"{epoch.validation_loss:.4f}",
+                refresh=False,
+            )
     progress.close()
     if fit.best:
         fit.model.load_state_dict(fit.best)

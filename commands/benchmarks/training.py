@@ -1,13 +1,21 @@
-"""The default training against the tutorial's loop, and an epoch of mini-batches against a bare loop."""
+"""The default training against the tutorial's loop, and what of it is ours; mini-batches against a bare loop."""
 
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import train
-from commands.benchmarks.judging import print_ratio, print_times, ratio
+from commands.benchmarks.judging import figure, print_ratio, print_times, ratio
 from commands.benchmarks.tutorial import TutorialModel
 from shared.data.sequences import Prepared, PreparedWriter, Split
 from shared.execution.timing import alternate, typical
 from shared.network.architectures import ArchitectureParams
+from shared.network.model import SequenceClassifier
 from shared.params import read_params
 from shared.training import batches
 
@@ -18,8 +26,9 @@ from torch.nn.functional import cross_entropy
 
 
 def bench(clone: Path) -> None:
-    """Both."""
+    """All three."""
     bench_default(clone)
+    bench_share(clone)
     bench_throughput(clone)
 
 
@@ -68,6 +77,49 @@ def bench_default(clone: Path) -> None:
     print_times(f"Training, {epochs} epochs at one thread", seconds, {("ours", "tutorial"): 0.9})
     share, floor = (ratio(seconds["LSTM kernels alone"], seconds[other]).median for other in ("ours", "tutorial"))
     print(f"  torch's LSTM kernels are {share:.0%} of ours; alone they take {floor:.2f} of the tutorial's time")
+
+
+def bench_share(clone: Path) -> None:
+    """What of the default stage, from its parameters to its files, is not spent in the net, its loss, their gradients.
+
+    That is sampling, seeds, optimiser, losses to report, schedule, progress, and the files.
+    """
+    shares = []
+    for number in range(8):
+        folder = clone.parent / f"trained-{number}"
+        folder.mkdir()
+        outputs = [str(folder / name) for name in ("classifier.pt", "train.json", "loss.csv")]
+        arguments = patch.object(sys, "argv", ["train.py", "data/prepared", *outputs])
+        with arguments, redirect_stderr(StringIO()), stopwatch() as inside:
+            start = time.perf_counter()
+            train.main()
+            shares.append(1 - inside() / (time.perf_counter() - start))
+    shares = shares[1:]  # kernels are made at their first use
+    print("\nThe default training, all its epochs, one thread")
+    print_ratio("outside of the net, its loss and their gradients", figure(shares), 0.05)
+
+
+@contextmanager
+def stopwatch() -> Iterator[Callable[[], float]]:
+    """Give a function that tells how many seconds have been spent in nets, their loss and their gradients."""
+    seconds = 0.0
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal seconds
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            seconds += time.perf_counter() - start
+            return result
+
+        return call
+
+    with (
+        patch.object(SequenceClassifier, "__call__", timed(SequenceClassifier.__call__)),
+        patch.object(train, "cross_entropy", timed(cross_entropy)),
+        patch.object(torch.Tensor, "backward", timed(torch.Tensor.backward)),
+    ):
+        yield lambda: seconds
 
 
 def bench_throughput(clone: Path) -> None:

@@ -82,6 +82,7 @@ class Batches:
             for array in self.arrays
         ]  # kept: given back and asked for again, it would become fragments
         self._buffer: list[Tensor] | None = None
+        self._whole: Batch | None = None
 
     def __len__(self) -> int:
         """Steps of an epoch."""
@@ -92,6 +93,15 @@ class Batches:
 
         Without a seed, a batch is a part of the buffer itself, which is good until the next one is asked for.
         """
+        if len(self) == 1:  # the same one, epoch after epoch
+            if first_step == 0:
+                self._whole = self._whole or next(self._deal(number, 0))
+                yield self._whole
+            return
+        yield from self._deal(number, first_step)
+
+    def _deal(self, number: int, first_step: int) -> Iterator[Batch]:
+        """Read the batches of an epoch, from a step on."""
         steps = self.buffer_rows // self.batch_size
         for index in range(first_step // steps, -(-self.rows // self.buffer_rows)):
             buffer = self._fill(number, index)

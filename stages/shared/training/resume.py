@@ -28,8 +28,8 @@ def hash_files(files: list[Path]) -> str:
 
 def hash_sources() -> str:
     """A hash of every file of the stages that this process has loaded."""
-    loaded = {Path(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())}
-    return hash_files(sorted(path for path in loaded if STAGES in path.parents))
+    loaded = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    return hash_files([Path(file) for file in sorted(loaded) if file.startswith(f"{STAGES}{os.sep}")])
 
 
 class ResumeFile:
