@@ -7,22 +7,23 @@ Runtime in WebAssembly, as browsers have it, of at most 20,000 rows; in one call
 evaluator, of at most 512. Where one of these is not installed, or does not know an operation, there is only the reason,
 under `left_out`.
 
-Each file runs in a process of its own. Of one that cannot be executed, that crashes there, hangs or takes too much
-memory, there is only the reason, under `failure`: `verify` rejects it after it has judged all others. Where it is the
-machine that fails, the stage does, and nothing is written.
+Each file runs in processes of its own, of one thread each: as many as may compute at a time share its batches, whose
+borders stay where they are, so that the logits have the same bytes on any number of cores. Of a file that cannot be
+executed, that crashes there, hangs or takes too much memory, there is only the reason, under `failure`: `verify`
+rejects it after it has judged all others. Where it is the machine that fails, the stage does, and nothing is written.
 """
 
+import os
 import platform
 import sys
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from shared.data.chunks import chunks
 from shared.data.sequences import Prepared, SplitArrays, chosen_rows, read_rows
-from shared.execution.isolation import START_METHOD, Limits, MachineError, call_apart, for_each, still_working
+from shared.execution.isolation import START_METHOD, Call, Limits, all_apart, at_a_time, still_working
 from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of, reads
 from shared.execution.runtimes import (
     Floats,
@@ -60,6 +61,30 @@ class Params(StageParams):
     timeout_seconds: float = Field(gt=0, le=1_000_000)
 
 
+class Share(NamedTuple):
+    """What one of the processes that run a file does: a run of its batches; the first process all else, too."""
+
+    number: int
+    of: int
+
+    def rows(self, count: int, batch_size: int, at_first: int) -> range:
+        """The rows that this process runs of so many; their ends lie where those of batches do.
+
+        Args:
+            count: Of all rows.
+            batch_size: Of a batch.
+            at_first: Rows that the first process runs at least: those that it runs again at other sizes.
+        """
+        total = -(-count // batch_size)
+        first = min(total, max(-(-total // self.of), -(-at_first // batch_size)))
+        borders = [0, *np.linspace(first, total, self.of).astype(int)]
+        start, stop = (min(count, int(border) * batch_size) for border in borders[self.number : self.number + 2])
+        return range(start, stop)
+
+
+ALL = Share(0, 1)
+
+
 def batches(runtime: Runtime, rows: Rows, batch_size: int) -> Iterator[Floats]:
     """Logits (batch, classes) of all rows, batch by batch.
 
@@ -74,14 +99,28 @@ def batches(runtime: Runtime, rows: Rows, batch_size: int) -> Iterator[Floats]:
         still_working()
 
 
-def predict(runtime: Runtime, test: SplitArrays, batch_size: int, title: str, file: Path) -> None:
-    """Write the logits (rows, classes) of the test split to a .npy file as they come."""
-    rows = len(test.sequences)
-    with file.open("wb") as out, tqdm(total=rows, desc=title, unit="row", disable=None) as progress:
-        for logits in batches(runtime, (test.sequences, test.lengths), batch_size):
-            if out.tell() == 0:
-                header = {"descr": "<f4", "fortran_order": False, "shape": (rows, *logits.shape[1:])}
+def predict(runtime: Runtime, test: SplitArrays, share: range, batch_size: int, title: str, file: Path) -> None:
+    """Write the logits of some rows of the test split to their places in a .npy file (rows, classes), as they come.
+
+    Other processes may write others there: each makes the file, and its header, if it is not there.
+
+    Raises:
+        ValueError: The number of rows or classes of a batch is another than it should be.
+    """
+    rows = slice(share.start, share.stop)
+    part = (test.sequences[rows], None if test.lengths is None else test.lengths[rows])
+    file.touch()
+    with file.open("r+b") as out, tqdm(total=len(share), desc=title, unit="row", disable=None) as progress:
+        classes: int | None = None
+        for logits in batches(runtime, part, batch_size):
+            if classes is None:
+                classes = logits.shape[1]
+                header = {"descr": "<f4", "fortran_order": False, "shape": (len(test.sequences), classes)}
                 np.lib.format.write_array_header_1_0(out, header)
+                out.truncate(out.tell() + len(test.sequences) * logits[0].nbytes)
+                out.seek(share.start * logits[0].nbytes, os.SEEK_CUR)
+            if logits.shape[1] != classes:
+                raise ValueError(f"a batch gave {logits.shape[1]} logits a row, the one before it {classes}")
             out.write(logits.tobytes())
             progress.update(len(logits))
 
@@ -127,11 +166,13 @@ def answer(runtime: Runtime, probe: Probe, batch_size: int) -> dict[str, Any]:
     return answered
 
 
-def execute(path: Path, data: Prepared, params: Params, file: Path, executor: str | None = None) -> dict[str, Any]:
-    """Run one file on the test split, into a file of logits, at other batch sizes, and on every probe that it reads.
+def execute(
+    path: Path, data: Prepared, params: Params, file: Path, executor: str | None = None, share: Share = ALL
+) -> dict[str, Any]:
+    """Run one file on its share of the test split, into a file of logits, at other batch sizes, and on every probe.
 
     Returns:
-        The record of the execution, or of why the executor leaves the file out.
+        The record of the execution, or of why the executor leaves the file out. Nothing, but of the first share.
 
     Raises:
         StageError: The file cannot be opened, or its runtime fails on a batch of the split.
@@ -145,14 +186,17 @@ def execute(path: Path, data: Prepared, params: Params, file: Path, executor: st
         test = read_rows(test, chosen_rows(len(test.sequences), MOST_ROWS[executor]))
     largest = min(params.batch_size, interface.largest_batch or params.batch_size)
     batch_size = 1 if runtime.batch_dependent else largest
-    probes = probes_of(data, [time for time in params.probe_times if reads(interface, time)])
+    sizes = sorted({*params.probe_batches, interface.largest_batch or largest})
+    rows = share.rows(len(test.sequences), batch_size, at_first=sizes[-1])
     try:
-        predict(runtime, test, batch_size, path.name, file)
+        predict(runtime, test, rows, batch_size, path.name, file)
+        if share.number > 0:
+            return {}
         logits = np.load(file, mmap_mode="r")
-        sizes = sorted({*params.probe_batches, interface.largest_batch or largest})
         tried = {str(size): try_batch(runtime, test, logits, size) for size in sizes}
     except Exception as error:  # what a runtime raises has no common base
         raise StageError(f"{path}: {runtime.executor} failed: {one_line(error)}") from None
+    probes = probes_of(data, [time for time in params.probe_times if reads(interface, time)])
     return {
         "executor": runtime.executor,
         "executor_version": runtime.version,
@@ -178,23 +222,34 @@ def limits_of(params: Params, data: Prepared) -> Limits:
 
 
 def run_apart(
-    files: tuple[Path, Path], data: Prepared, params: Params, limits: Limits, executor: str | None
-) -> dict[str, Any]:
-    """`execute` a file into another one, in a process of its own; of one that fails, the record of why.
+    files: dict[Path, Path], data: Prepared, params: Params, limits: Limits, executor: str | None
+) -> list[dict[str, Any]]:
+    """`execute` each file into another one, in processes of its own.
+
+    Returns:
+        Their records; of a file that fails in one of its processes, why it does so in the first of them.
 
     Raises:
         MachineError, OSError, MemoryError: It is the machine that fails.
     """
-    path, logits = files
-    try:
-        check_readable(path)
-        record: dict[str, Any] = call_apart(execute, path, data, params, logits, executor, what=path, limits=limits)
-    except MachineError:
-        raise
-    except StageError as error:
-        remove(logits)
-        return {"failure": str(error)}
-    return record
+    processes = at_a_time(params.memory_megabytes)
+    rows = min(data.schema.rows["test"], MOST_ROWS.get(executor or "", sys.maxsize))
+    # One that starts from nothing imports its runtime, which takes longer than its share of most tables.
+    of = min(processes, -(-rows // params.batch_size)) if START_METHOD == "fork" else 1
+    calls = [
+        Call(execute, (path, data, params, logits, executor, Share(number, of)), what=path)
+        for path, logits in files.items()
+        for number in range(of)
+    ]
+    results = all_apart(calls, limits, processes)
+    records: list[dict[str, Any]] = []
+    for index, logits in enumerate(files.values()):
+        shares = results[index * of : (index + 1) * of]
+        failures = [each for each in shares if isinstance(each, StageError)]
+        if failures:
+            remove(logits)
+        records.append({"failure": str(failures[0])} if failures else shares[0])
+    return records
 
 
 def check_readable(path: Path) -> None:
@@ -232,11 +287,13 @@ def main() -> None:
         import_runtimes(list(artifacts.values()))
     with replacing(args.predictions) as folder:
         folder.mkdir()
-        files = [(path, folder / f"{precision}.npy") for precision, path in artifacts.items()]
-        records = list(for_each(partial(run_apart, data=data, params=params, limits=limits, executor=executor), files))
-        for (_, logits), record in zip(files, records, strict=True):
+        files = {path: folder / f"{precision}.npy" for precision, path in artifacts.items()}
+        for path in files:
+            check_readable(path)
+        records = run_apart(files, data, params, limits, executor)
+        for logits, record in zip(files.values(), records, strict=True):
             write_json(logits.with_suffix(".json"), record)
-    for (path, _), record in zip(files, records, strict=True):
+    for path, record in zip(files, records, strict=True):
         if "left_out" in record:
             print(f"predict: {executor} leaves out {path.name}: {record['left_out']}", file=sys.stderr)
 

@@ -16,6 +16,7 @@ import predict
 import verify
 from shared.conversion.export import ExportParams
 from shared.data.sequences import Prepared
+from shared.execution import isolation
 from shared.execution.onnx_reference import what_is_read_past
 from shared.execution.predictions import Prediction
 from shared.execution.runtimes import open_runtime
@@ -224,6 +225,65 @@ def test_a_file_that_crashes_hangs_or_hoards_takes_no_verdict_from_the_others(wo
     assert rejections(workspace, "onnx").keys() >= {"a", "b", "c"}
 
 
+def missing_where(path: Path, value: float) -> None:
+    """Fails on a row whose first step has this value: there it looks up what no table holds."""
+    own_onnx(
+        path,
+        [
+            make_node("Slice", ["sequence", "zero", "three", "one"], ["first"]),
+            make_node("Squeeze", ["first", "two"], ["start"]),
+            make_node("Equal", ["start", "value"], ["found"]),
+            make_node("Cast", ["found"], ["number"], to=onnx.TensorProto.INT64),
+            make_node("Gather", ["table", "number"], ["logits"]),
+        ],
+        value=np.array(value, np.float32),
+        table=np.ones(1, np.float32),
+        zero=np.array([0]),
+        one=np.array([1]),
+        two=np.array([2]),
+        three=np.array([3]),
+    )
+
+
+@pytest.mark.skipif(isolation.START_METHOD != "fork", reason="a process that starts from nothing runs all of its file")
+def test_any_number_of_processes_gives_the_same_bytes(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a file that is run row by row, and of one that fails in the share of another process than the first."""
+    rows = Prepared(workspace.folder / "data" / "prepared").split("test").sequences
+    missing_where(workspace.folder / "models/onnx/classifier-a.onnx", rows[-1, 0, 0])
+    workspace.set("predict.batch_size", 64)
+    found, processes = {}, []
+    usual = isolation.all_apart
+
+    def watched(calls: list[isolation.Call], *args: Any) -> list[Any]:
+        processes.append(len(calls))
+        return usual(calls, *args)
+
+    monkeypatch.setattr(predict, "all_apart", watched)
+    for number in (1, 3, 100):
+        monkeypatch.setattr(predict, "at_a_time", lambda _, number=number: number)
+        workspace.call("predict@onnx")
+        found[number] = {
+            file.name: file.read_bytes() for file in (workspace.folder / "data/predictions/onnx").iterdir()
+        }
+    assert found[1] == found[3] == found[100]
+    assert processes == [4, 4 * 3, 4 * 7]  # 400 rows are 7 batches
+    assert "indices element out of data bounds" in json.loads(found[1]["a.json"])["failure"]
+    assert "a.npy" not in found[1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 512])
+@pytest.mark.parametrize("at_first", [1, 100, 5000])
+def test_shares_are_all_rows_in_whole_batches(batch_size: int, at_first: int) -> None:
+    for count in (1, 511, 512, 1000, 4096):
+        for of in (1, 2, 3, 64):
+            shares = [predict.Share(number, of).rows(count, batch_size, at_first) for number in range(of)]
+            assert [row for share in shares for row in share] == list(range(count))
+            assert all(share.start % batch_size == 0 or not share for share in shares)
+            assert len(shares[0]) >= min(count, at_first)
+            largest = max(map(len, shares[1:]), default=0)
+            assert largest <= -(-count // batch_size // of) * batch_size + batch_size
+
+
 def in_a_process(workspace: Workspace, name: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run a stage as DVC does."""
     _, script, *paths = command(name)
@@ -332,10 +392,10 @@ def test_what_webassembly_cannot_run_is_not_right_there_and_fit_here(workspace: 
 @in_webassembly
 def test_what_hangs_in_webassembly_ends_with_its_own_process(workspace: Workspace) -> None:
     hanging(workspace.folder / "models/onnx/classifier-a.onnx")
-    workspace.set("predict.timeout_seconds", 4)
+    workspace.set("predict.timeout_seconds", 10)
     workspace.call("predict@web")
     record = json.loads((workspace.folder / "data/predictions/web/a.json").read_text())
-    assert "hangs: no batch was done within 4 seconds" in record["failure"]
+    assert "hangs: no batch was done within 10 seconds" in record["failure"]
     deadline = time.monotonic() + 20
     while (running := nodes()) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -4,8 +4,8 @@ A model file runs native code on what somebody has made of it. It may crash, han
 then it is to blame, and no other file. A full disk, a missing permission, a kill from outside are the machine's.
 
 On Linux the process is forked, from one that has imported the runtime by then: that costs some milliseconds. Elsewhere
-it starts from nothing (Apple's libraries do not survive a fork) and imports the runtime itself: to make up for that,
-`for_each` has some at work at a time.
+it starts from nothing (Apple's libraries do not survive a fork) and imports the runtime itself. `all_apart` has several
+at work at a time, and watches them from one thread: a process that has others is not safe to fork.
 """
 
 import errno
@@ -17,15 +17,16 @@ import platform
 import re
 import resource
 import signal
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from shared.stage import StageError, machine_fault, one_line
 
@@ -59,10 +60,20 @@ class Limits:
     mapped_bytes: int = 0
 
 
-AT_A_TIME = 4
+@dataclass(frozen=True)
+class Call:
+    """A function to be called in a process of its own.
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+    Attributes:
+        function: At the top level of its module; its result is plain data that JSON can hold.
+        args: Its arguments.
+        what: The file that it runs, for the messages.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    what: Path | str
+
 
 _channel: Connection | None = None
 _last_sign = 0.0
@@ -83,15 +94,31 @@ def still_working() -> None:
         _channel.send_bytes(b"")
 
 
+def at_a_time(memory_megabytes: int) -> int:
+    """How many processes may compute at a time: one a core, and together no more memory than the machine has.
+
+    The cores are those that this process may use (not all, under `taskset` or in many containers), and no more than
+    `OMP_NUM_THREADS`, by which a sweep divides them among its trials.
+
+    Args:
+        memory_megabytes: That each may take.
+    """
+    allowed = os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    cores = min(len(allowed), int(threads)) if threads.isdecimal() else len(allowed)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores, memory // (memory_megabytes * 10**6)))
+
+
 def call_apart(
     function: Callable[..., Any], *args: Any, what: Path | str, limits: Limits, start_method: str = START_METHOD
 ) -> Any:
-    """Call a function in a new process, and return its result, which is plain data that JSON can hold.
+    """Call a function in a new process, and return its result.
 
     Args:
-        function: At the top level of its module.
-        args: Its arguments.
-        what: The file that it runs, for the message.
+        function: See `Call`.
+        args: See `Call`.
+        what: See `Call`.
         limits: Of memory and time.
         start_method: `fork`, or `spawn` for a process that has nothing of this one.
 
@@ -101,41 +128,121 @@ def call_apart(
         OSError: The function met an error of the machine, such as a full disk.
         MemoryError: The machine did not give it the memory that it may take.
     """
-    if start_method == "fork" and not _forks:
-        start_method = "spawn"
-    context: Any = multiprocessing.get_context(start_method)
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, function, args, limits), daemon=True)
+    [result] = all_apart([Call(function, args, what)], limits, start_method=start_method)
+    if isinstance(result, StageError):
+        raise result
+    return result
+
+
+def all_apart(calls: Sequence[Call], limits: Limits, processes: int = 1, start_method: str = START_METHOD) -> list[Any]:
+    """Call each function in a new process, some at a time, in order.
+
+    Args:
+        calls: What to call.
+        limits: Of each.
+        processes: How many are at work at a time.
+        start_method: See `call_apart`.
+
+    Returns:
+        The results, in order; of a function at fault, its `StageError` in place of the result.
+
+    Raises:
+        MachineError, OSError, MemoryError: As `call_apart`; the other processes are ended.
+    """
+    waiting = deque(enumerate(calls))
+    results: list[Any] = [None] * len(calls)
+    at_work: dict[int, _Process] = {}
+    leaving: list[_Process] = []
     try:
-        if start_method == "fork":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # that libraries have threads: they are idle
-                process.start()
-        else:
-            process.start()
-    except OSError as error:
-        raise MachineError(f"{what}: no process to run it in: {error.strerror}") from error
-    theirs.close()
-    try:
-        answer = _receive(ours, limits)
-        if answer is None or "hangs" not in answer:
-            process.join(LEAVING_SECONDS)
+        while waiting or at_work:
+            while waiting and len(at_work) < processes:
+                number, call = waiting.popleft()
+                at_work[number] = _Process(call, limits, start_method)
+            wait([each.channel for each in at_work.values()], min(each.patience() for each in at_work.values()))
+            for number in [number for number, each in at_work.items() if each.is_done()]:
+                leaving.append(at_work.pop(number))
+                try:
+                    results[number] = leaving[-1].result()
+                except MachineError:
+                    raise
+                except StageError as error:
+                    results[number] = error
+        for each in leaving:
+            each.leave()
     finally:
-        process.kill()
-        process.join()
-        ours.close()
-    if answer is None:
-        raise death(process.exitcode, what)
-    return _result(answer, what, limits)
+        for each in (*at_work.values(), *leaving):
+            each.end()
+    return results
 
 
-def for_each(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """The results, in order, of a function that uses `call_apart`."""
-    if START_METHOD == "fork":
-        yield from map(function, items)
-    else:
-        with ThreadPoolExecutor(min(AT_A_TIME, os.cpu_count() or 1)) as pool:
-            yield from pool.map(function, items)
+class _Process:
+    """A function in a process of its own, from its start to its end.
+
+    Raises:
+        MachineError: The process cannot be started.
+    """
+
+    def __init__(self, call: Call, limits: Limits, start_method: str) -> None:
+        if start_method == "fork" and not _forks:
+            start_method = "spawn"
+        self._what, self._limits = call.what, limits
+        self._answer: dict[str, Any] = {}
+        context: Any = multiprocessing.get_context(start_method)
+        self.channel, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_answer, args=(theirs, call.function, call.args, limits), daemon=True)
+        try:
+            if start_method == "fork":
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # that libraries have threads: they are idle
+                    self._process.start()
+            else:
+                self._process.start()
+        except OSError as error:
+            raise MachineError(f"{call.what}: no process to run it in: {error.strerror}") from error
+        theirs.close()
+        self._hear()
+
+    def _hear(self) -> None:
+        self._deadline = time.monotonic() + self._limits.timeout_seconds + SIGN_OF_LIFE_SECONDS
+
+    def patience(self) -> float:
+        """Seconds until its next sign of life is due."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def is_done(self) -> bool:
+        """Take what it has sent, if anything; whether it has answered, ended or been silent for too long."""
+        if not self.channel.poll():
+            if self.patience():
+                return False
+            self._answer = {"hangs": True}
+            return True
+        try:
+            message = self.channel.recv_bytes()
+        except EOFError:
+            self._answer = {"ended": True}
+            return True
+        self._hear()
+        self._answer = json.loads(message or "{}")
+        return bool(message)
+
+    def result(self) -> Any:
+        """The function's result, or its error raised here; see `call_apart`."""
+        if "ended" in self._answer:
+            self.leave()
+            self.end()
+            raise death(self._process.exitcode, self._what)
+        return _result(self._answer, self._what, self._limits)
+
+    def leave(self) -> None:
+        """Give it the time to end by itself, unless it hangs."""
+        if "hangs" not in self._answer:
+            self._process.join(LEAVING_SECONDS)
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self.channel.close()
 
 
 def death(exit_code: int, what: Path | str) -> StageError:
@@ -147,19 +254,6 @@ def death(exit_code: int, what: Path | str) -> StageError:
         why = " (as a system does that runs out of memory)" if killed_by == signal.SIGKILL else ""
         return MachineError(f"{what}: the process that ran it was ended from outside, by {killed_by.name}{why}")
     return StageError(f"{what}: crashes: the process that ran it was ended by {killed_by.name}")
-
-
-def _receive(channel: Connection, limits: Limits) -> dict[str, Any] | None:
-    """What the process answers; None if it ended without a word."""
-    while channel.poll(limits.timeout_seconds + SIGN_OF_LIFE_SECONDS):
-        try:
-            message = channel.recv_bytes()
-        except EOFError:
-            return None
-        if message:
-            answer: dict[str, Any] = json.loads(message)
-            return answer
-    return {"hangs": True}
 
 
 def _result(answer: dict[str, Any], what: Path | str, limits: Limits) -> Any:

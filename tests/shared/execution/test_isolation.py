@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shared.execution.isolation import Limits, MachineError, call_apart, still_working
+from shared.execution.isolation import Call, Limits, MachineError, all_apart, at_a_time, call_apart, still_working
 from shared.stage import StageError
 from tests.support import ROOT
 
@@ -180,6 +180,77 @@ def test_an_error_of_the_system_stays_one_whatever_a_loader_makes_of_it() -> Non
     with pytest.raises(PermissionError) as raised:
         apart(read_what_is_not_allowed)
     assert raised.value.filename == str(FILE)
+
+
+def wait_for(folder: Path, name: str, other: str) -> str:
+    """Says that it is here, and waits for another one that does the same."""
+    (folder / name).touch()
+    while not (folder / other).exists():
+        time.sleep(0.01)
+    return name
+
+
+def occupy(folder: Path, number: int) -> float:
+    """How many are here at once, this one among them."""
+    (folder / f"{number}").touch()
+    time.sleep(0.1)
+    here = len(list(folder.iterdir()))
+    (folder / f"{number}").unlink()
+    return here
+
+
+def all_of(*calls: tuple[Any, ...], processes: int) -> list[Any]:
+    return all_apart([Call(function, tuple(args), FILE) for function, *args in calls], LIMITS, processes)
+
+
+def test_two_at_a_time_work_side_by_side_and_answer_in_order(tmp_path: Path) -> None:
+    """The first one waits for the second."""
+    assert all_of((wait_for, tmp_path, "a", "b"), (wait_for, tmp_path, "b", "a"), processes=2) == ["a", "b"]
+
+
+def test_no_more_are_at_work_than_may_be(tmp_path: Path) -> None:
+    for processes in (1, 3):
+        assert max(all_of(*((occupy, tmp_path, number) for number in range(7)), processes=processes)) <= processes
+
+
+def test_one_at_fault_takes_nothing_from_those_beside_it() -> None:
+    crashed, added, refused = all_of((read_address_zero,), (add, 1, 2), (refuse,), processes=3)
+    assert (str(crashed), added["sum"]) == (f"{FILE}: crashes: the process that ran it was ended by SIGSEGV", 3)
+    assert isinstance(refused, StageError)
+    assert str(refused) == f"{FILE}: is no model"
+
+
+def write_own_id_and_sleep(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+    sleep(60, signs=True)
+
+
+def fill_the_disk_after(file: Path) -> None:
+    while not (file.exists() and file.read_text()):
+        time.sleep(0.01)
+    fill_the_disk()
+
+
+def test_a_fault_of_the_machine_ends_those_beside_it(tmp_path: Path) -> None:
+    file, start = tmp_path / "id", time.monotonic()
+    with pytest.raises(OSError, match="No space left on device"):
+        all_of((write_own_id_and_sleep, file), (fill_the_disk_after, file), processes=2)
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text()), 0)
+
+
+def test_cores_and_memory_say_how_many_compute_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count()
+    assert at_a_time(memory_megabytes=1) == cores
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10**6
+    assert at_a_time(memory_megabytes=memory) == 1
+    assert at_a_time(memory_megabytes=3 * memory) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert at_a_time(memory_megabytes=1) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1000")
+    assert at_a_time(memory_megabytes=1) == cores
 
 
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
