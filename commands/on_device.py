@@ -168,24 +168,34 @@ def unpack_android(folder: Path, *members: str) -> Path:
 
 
 def build_c(bundle: Path, scratch: Path) -> Path:
-    """Compile the verifier in C, against the library that onnxruntime's Python package brings; the program."""
+    """Compile the verifier in C; the program."""
     compiler = program("cc")
-    headers = unpack_android(scratch, "headers/") / "headers"
     try:
         execute(compiler, "-E", "-include", "cjson/cJSON.h", "-x", "c", os.devnull, "-o", os.devnull)
     except WrongError:
         raise MissingError("cJSON: not installed; `make toolchains` installs it") from None
+    return compile_c(bundle / "verifiers" / "c" / "verify.c", scratch, "-lcjson", "-lm")
+
+
+def compile_c(source: Path, scratch: Path, *libraries: str) -> Path:
+    """Compile a program in C against the library that onnxruntime's Python package brings; the program.
+
+    Raises:
+        MissingError: There is no compiler, or there are no headers.
+        WrongError: The compiler refuses it.
+    """
+    compiler = program("cc")
+    headers = unpack_android(scratch, "headers/") / "headers"
     import onnxruntime
 
     suffix = "dylib" if platform.system() == "Darwin" else "so"
     [library] = (Path(onnxruntime.__file__).parent / "capi").glob(f"libonnxruntime.*{suffix}*")
     for name in (f"libonnxruntime.{suffix}", "libonnxruntime.so.1", library.name):  # by what it calls itself, too
         (scratch / name).symlink_to(library)
-    built = scratch / "verify"
+    built = scratch / source.stem
     execute(
-        compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", headers,
-        bundle / "verifiers" / "c" / "verify.c", "-L", scratch, "-lonnxruntime", f"-Wl,-rpath,{scratch}", "-lcjson",
-        "-lm", "-o", built,
+        compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-I", headers, source, "-L", scratch,
+        "-lonnxruntime", f"-Wl,-rpath,{scratch}", *libraries, "-o", built,
     )  # fmt: skip
     return built
 

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from commands.on_device import MissingError
 from export_coreml import Params as CoreMLParams
 from shared import AVX2_KERNELS
 from shared.conversion.export import ExportParams
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[1]
 WRITTEN = ("data", "models", "metrics")
 
 ABSENT = object()
+Built = TypeVar("Built")
 
 TABLE = "data/sequences.csv"
 
@@ -151,6 +153,16 @@ EXPORT_NAMES = ExportParams(
 )
 EXPORT_PARAMS = CoreMLParams(deployment_target="iOS17", default_batch=2, largest_batch=20, largest_time=10)
 """With which tests export a `classifier`."""
+
+
+def or_skip(build: Callable[[], Built]) -> Built:
+    """Build; where that lacks something, skip, but not in CI."""
+    try:
+        return build()
+    except MissingError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 def clean_environment() -> dict[str, str]:

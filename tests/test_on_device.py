@@ -6,7 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import commands.on_device as on_device
 import export_onnx
@@ -16,7 +16,7 @@ from shared.data.sequences import Prepared, SplitArrays
 from shared.network.model import Checkpoint
 from shared.release.golden import ask, choose_vectors
 from shared.release.signature import signature_of
-from tests.support import EXPORT_NAMES, classifier, write_prepared
+from tests.support import EXPORT_NAMES, classifier, or_skip, write_prepared
 
 import numpy as np
 import onnx
@@ -24,7 +24,6 @@ import pytest
 from onnx import helper, numpy_helper
 
 FILE = "classifier-fp32.onnx"
-Built = TypeVar("Built")
 Verifier = Callable[[Path], str]
 """Runs one verifier on a bundle; raises `WrongError`."""
 
@@ -85,16 +84,6 @@ def verifier(request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pyt
         pytest.skip("no jar of ONNX Runtime for desktops is in CLASSPATH")
     java, option, classes = request.getfixturevalue("kotlin")
     return lambda at: on_device.execute(java, option, f"{classes}{os.pathsep}{jar}", "VerifyKt", at)
-
-
-def or_skip(build: Callable[[], Built]) -> Built:
-    """Build; where that lacks something, skip, but not in CI."""
-    try:
-        return build()
-    except MissingError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
 
 
 def changed(bundle: Path, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.execution.runtimes import open_method, open_runtime, open_session
+from shared.execution.runtimes import open_method, open_runtime, open_session, session_options
 from shared.execution.timing import Call
 from shared.files.pte import read_program
 from shared.stage import StageError, reading
@@ -61,27 +61,42 @@ class PyTorchRunner:
 
 
 class OnnxRunner:
-    """An ONNX file on ONNX Runtime's CPU provider."""
+    """An ONNX file on ONNX Runtime's CPU provider.
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._session = open_session(path, threads)
+    How it is called is what was found fastest (docs/latency.md).
+    """
+
+    def __init__(self, path: Path, threads: int, options: Any = None) -> None:
+        self._path, self._threads, self._options = path, threads, options
+        self.session = open_session(path, threads, options)
 
     def call(self, batch: Batch) -> Call:
         """A function that runs the file on the batch and returns its logits."""
-        session, feeds = self._session, self._feeds(batch)
-        return lambda: session.run(None, feeds)[0]
+        import onnxruntime as ort
+
+        session, feeds = self.session, self.feeds(batch)
+        names = [output.name for output in session.get_outputs()]
+        options = ort.RunOptions()  # made once: without, the runtime takes longer over every call
+        return lambda: session.run(names, feeds, options)[0]
 
     def bound_call(self, batch: Batch) -> Call:
-        """As `call`, but with input and output in memory that is bound once: a call copies the batch there and runs."""
-        feeds = self._feeds(batch)
+        """As `call`, but with input and output in memory that is bound once: a call copies the batch there and runs.
+
+        What else a call needs comes from the heap, unless options were given.
+        """
+        options = self._options
+        if options is None:
+            options = session_options(self._threads)
+            options.enable_cpu_mem_arena = False
+        session, feeds = open_session(self._path, self._threads, options), self.feeds(batch)
         buffers = {name: np.empty_like(array) for name, array in feeds.items()}
-        logits = np.empty_like(self._session.run(None, feeds)[0])
-        binding = self._session.io_binding()
+        logits = np.empty_like(session.run(None, feeds)[0])
+        binding = session.io_binding()
         for name, buffer in buffers.items():
             binding.bind_input(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
-        [output] = self._session.get_outputs()
+        [output] = session.get_outputs()
         binding.bind_output(output.name, "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
-        session, copies = self._session, [(buffers[name], array) for name, array in feeds.items()]
+        copies = [(buffers[name], array) for name, array in feeds.items()]
 
         def run() -> object:
             for buffer, array in copies:
@@ -91,10 +106,11 @@ class OnnxRunner:
 
         return run
 
-    def _feeds(self, batch: Batch) -> dict[str, Any]:
+    def feeds(self, batch: Batch) -> dict[str, Any]:
+        """The batch by the names of the file's inputs."""
         return {
             value.name: batch.lengths if value.type == "tensor(int32)" else batch.sequences
-            for value in self._session.get_inputs()
+            for value in self.session.get_inputs()
         }
 
 

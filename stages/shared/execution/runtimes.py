@@ -218,11 +218,11 @@ class OnnxRuntime:
         return logits
 
 
-def open_session(path: Path, threads: int) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU, with that many threads for each operation.
+def session_options(threads: int) -> Any:
+    """The `onnxruntime.SessionOptions` that ONNX files are opened with.
 
-    Raises:
-        StageError: The file is no ONNX file, or one that the runtime refuses.
+    Kernels take their memory from the runtime's arena: from the heap, a call with one sequence is some percent faster,
+    one with hundreds some percent slower (docs/latency.md).
     """
     import onnxruntime as ort
 
@@ -230,9 +230,27 @@ def open_session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    return options
+
+
+def open_session(path: Path, threads: int, options: Any = None) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, with that many threads for each operation.
+
+    Args:
+        path: Of an ONNX file, or of one in ORT format.
+        threads: For each operation.
+        options: Instead of `session_options(threads)`.
+
+    Raises:
+        StageError: The file is no ONNX file, or one that the runtime refuses.
+    """
+    import onnxruntime as ort
+
     with reading(path, "ONNX file"):
         # From its bytes: weights in a second file would be left behind where this one is shipped.
-        return ort.InferenceSession(read_bytes(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            read_bytes(path), options or session_options(threads), providers=["CPUExecutionProvider"]
+        )
 
 
 ONNX_DTYPES = {

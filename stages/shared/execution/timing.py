@@ -2,9 +2,9 @@
 
 import random
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from statistics import median
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from shared.execution.isolation import still_working
 from shared.stage import rounded
@@ -17,12 +17,21 @@ Rounds = list[NDArray[np.float64]]
 """Seconds of one function's calls: an array a round, of at least one call."""
 Key = TypeVar("Key", bound=Hashable)
 
+
+@runtime_checkable
+class TimesItself(Protocol):
+    """A function that is called, and timed, in another process."""
+
+    def repeat(self, seconds: float) -> list[float]:
+        """See `repeat`."""
+
+
 PERCENTILES = (50, 95, 99)
 WARM_UP = 0.25  # of a turn: fills the caches that the others have emptied
 
 
 def alternate(
-    functions: dict[Key, Call],
+    functions: Mapping[Key, Call | TimesItself],
     rounds: int,
     turn_seconds: float = 0,
     seed: int = 0,
@@ -59,8 +68,10 @@ def alternate(
     return seconds
 
 
-def repeat(function: Call, seconds: float) -> list[float]:
+def repeat(function: Call | TimesItself, seconds: float) -> list[float]:
     """Call a function until the time is over, once at least; seconds of each call."""
+    if isinstance(function, TimesItself):
+        return function.repeat(seconds)
     durations = []
     now = time.perf_counter()
     stop = now + seconds

@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from typing import ClassVar
 
 from shared.execution.timing import alternate, latency_ms, per_round, typical
 
@@ -50,6 +51,19 @@ def test_a_turn_lasts_as_long_as_it_should_and_times_every_call() -> None:
     assert all(calls.sum() >= 0.018 for calls in seconds)
     assert all(len(calls) <= 10 for calls in seconds)
     assert 2 <= latency_ms(seconds)["p50"] < 4
+
+
+def test_what_times_itself_is_asked_for_its_turns() -> None:
+    class Elsewhere:
+        asked: ClassVar[list[float]] = []
+
+        def repeat(self, seconds: float) -> list[float]:
+            self.asked.append(seconds)
+            return [3.0, 4.0]
+
+    seconds = alternate({"here": lambda: None, "elsewhere": Elsewhere()}, rounds=2, turn_seconds=0.004)
+    assert Elsewhere.asked == [0.001, 0.004, 0.001, 0.004]
+    assert [list(calls) for calls in seconds["elsewhere"]] == [[3.0, 4.0]] * 2
 
 
 def test_figures_of_the_seconds() -> None:
