@@ -1,9 +1,18 @@
 """The speed benchmark: what it judges, and when it refuses to."""
 
+import json
+from typing import Any
+
+import train
+from commands.benchmarks import seeds, training
 from commands.benchmarks.judging import figure, print_ratio, ratio
+from shared.data.sequences import Prepared
+from shared.params import read_params
+from tests.support import Workspace, architecture
 
 import numpy as np
 import pytest
+import torch
 
 
 def test_the_median_decides_where_the_rounds_agree() -> None:
@@ -34,3 +43,44 @@ def test_a_ratio_is_taken_within_each_round(capsys: pytest.CaptureFixture[str]) 
     hits_both = [np.array([2.0]), np.array([20.0]), np.array([2.0])]
     print_ratio("ours / other", ratio(slow_moment, hits_both), 0.6)
     assert capsys.readouterr().out == "  ours / other: 0.50 (0.50 to 0.50)   target 0.6: met\n"
+
+
+def test_the_first_seed_of_the_table_is_the_pipeline_s_own_run(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.patch.chdir(workspace.folder)
+    workspace.patch.setattr(seeds, "SEEDS", range(2))
+    seeds.bench(workspace.folder)
+    _, first, second, mean, spread = capsys.readouterr().out.strip().split("\n")[1:]
+    figures = json.loads((workspace.folder / "metrics" / "evaluate.json").read_bytes())["pytorch"]["fp32"]
+    number, accuracy, macro_f1, own_accuracy, own_macro_f1 = first.split()
+    assert number == "0"
+    assert float(accuracy) == pytest.approx(figures["accuracy"], abs=1e-4)
+    assert float(macro_f1) == pytest.approx(figures["macro_f1"], abs=1e-4)
+    assert [accuracy, macro_f1] != [own_accuracy, own_macro_f1]
+    assert second.split()[1:] != first.split()[1:]
+    assert float(mean.split()[1]) == pytest.approx((float(accuracy) + float(second.split()[1])) / 2, abs=1e-4)
+    assert spread.split()[1:4:2] == sorted([accuracy, second.split()[1]])
+
+
+def test_the_summary_is_that_of_a_sample() -> None:
+    rows = list(seeds.summary([[0.9, 0.92, 0.97]]))
+    assert rows == [["mean", "0.9300 ± 0.0361"], ["range", "0.9000 to 0.9700"]]
+
+
+def test_the_stopwatch_counts_nets_losses_and_gradients_alone(workspace: Workspace) -> None:
+    workspace.patch.chdir(workspace.folder)
+    data = Prepared(workspace.folder / "data" / "prepared")
+    stage: Any = train
+    before = stage.cross_entropy
+    with training.stopwatch() as inside:
+        assert inside() == 0
+        model = train.build(data.schema, read_params("train", train.Params), architecture())
+        assert inside() == 0
+        logits = model(torch.tensor(data.split("train").sequences))
+        forward = inside()
+        loss = stage.cross_entropy(logits, torch.tensor(data.split("train").labels))
+        loss_too = inside()
+        loss.backward()
+    assert 0 < forward < loss_too < inside()
+    assert stage.cross_entropy is before
