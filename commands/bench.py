@@ -24,6 +24,7 @@ from commands.benchmarks.judging import load_in_words  # noqa: E402
 SECTIONS = {
     "pipeline": "a cold and an unchanged dvc repro, stage by stage",
     "training": "the default training against the tutorial's loop, mini-batches against a bare loop",
+    "threads": "mini-batches by threads and by processes, for narrow and for wide nets",
     "seeds": "what the default recipe is worth on unseen rows, from ten seeds",
     "latency": "one sequence through the exported file, the stock export and PyTorch",
     "architectures": "every architecture, untrained: sizes and latency",

@@ -1,10 +1,11 @@
 """The speed benchmark: what it judges, and when it refuses to."""
 
 import json
+from itertools import product
 from typing import Any
 
 import train
-from commands.benchmarks import seeds, training
+from commands.benchmarks import seeds, threads, training
 from commands.benchmarks.judging import figure, print_ratio, ratio
 from shared.data.sequences import Prepared
 from shared.params import read_params
@@ -84,3 +85,36 @@ def test_the_stopwatch_counts_nets_losses_and_gradients_alone(workspace: Workspa
         loss.backward()
     assert 0 < forward < loss_too < inside()
     assert stage.cross_entropy is before
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_case_of_threads_and_processes_is_timed(workspace: Workspace, processes: int) -> None:
+    workspace.patch.chdir(workspace.folder)
+    folder = workspace.folder / "few"
+    training.repeat_rows(Prepared(workspace.folder / "data" / "prepared"), folder, 64)
+    speeds = threads.measure([folder, folder], processes)
+    ways = [way for way, (count, _) in threads.WAYS.items() if count == processes]
+    assert list(speeds) == [
+        (hidden_size, batch_size, way)
+        for hidden_size in threads.HIDDEN_SIZES
+        for batch_size in threads.BATCH_SIZES
+        for way in ways
+    ]
+    assert min(speeds.values()) > 0
+
+
+def test_the_fastest_way_is_marked() -> None:
+    cases = [threads.Case(*case) for case in product(threads.HIDDEN_SIZES, threads.BATCH_SIZES, threads.WAYS)]
+    speeds = {case: figure([1000.0]) for case in cases} | {threads.Case(50, 256, "2 threads"): figure([2000.0])}
+    first = threads.draw(speeds).split("\n")[1]
+    assert first.split() == ["50", "256", "1,000", "*2,000", "1,000"]
+    assert threads.best_way(speeds) == "2 threads"
+
+
+def test_rows_are_repeated_as_often_as_it_takes(workspace: Workspace) -> None:
+    prepared = Prepared(workspace.folder / "data" / "prepared")
+    test = prepared.split("test")
+    more = training.repeat_rows(prepared, workspace.folder / "more", len(test.labels) + 5)
+    assert more.schema.rows == {"train": len(test.labels) + 5, "validation": (len(test.labels) + 5) // 100, "test": 1}
+    assert np.array_equal(more.split("train").sequences[-5:], test.sequences[:5])
+    assert np.array_equal(more.split("train").labels[:-5], test.labels)

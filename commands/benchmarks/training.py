@@ -122,23 +122,31 @@ def stopwatch() -> Iterator[Callable[[], float]]:
         yield lambda: seconds
 
 
+def repeat_rows(prepared: Prepared, folder: Path, count: int) -> Prepared:
+    """Write so many rows of training, a hundredth of them to validate on: the test split, as often as it takes."""
+    test = prepared.split("test")
+    lengths = np.full(len(test.labels), prepared.schema.time_steps, np.int32)
+    rows: dict[Split, int] = {"train": count, "validation": max(1, count // 100), "test": 1}
+    with PreparedWriter(folder, rows, *test.sequences.shape[1:], ragged=False) as writer:
+        for split, wanted in rows.items():
+            for start in range(0, wanted, len(test.labels)):
+                part = slice(0, min(len(test.labels), wanted - start))
+                writer.append(split, test.sequences[part], test.labels[part], lengths[part])
+    classes = len(prepared.schema.classes)
+    class_rows = {
+        split: np.bincount(np.resize(test.labels, wanted), minlength=classes) for split, wanted in rows.items()
+    }
+    counted = {split: counts.tolist() for split, counts in class_rows.items()}
+    writer.finish(prepared.schema.model_copy(update={"rows": rows, "class_rows": counted}))
+    return Prepared(folder)
+
+
 def bench_throughput(clone: Path) -> None:
     """An epoch of mini-batches from files against a bare loop over tensors that are in memory, at one thread.
 
     The buffer is made smaller, so that it is filled several times, as it is for a long table.
     """
-    prepared = Prepared(clone / "data" / "prepared")
-    test, copies = prepared.split("test"), 4
-    lengths = np.full(len(test.labels), prepared.schema.time_steps, np.int32)
-    rows: dict[Split, int] = {"train": copies * len(test.labels), "validation": len(test.labels) // 100, "test": 1}
-    folder = clone.parent / "prepared"
-    with PreparedWriter(folder, rows, *test.sequences.shape[1:], ragged=False) as writer:
-        for split, count in rows.items():
-            for start in range(0, count, len(test.labels)):
-                part = slice(0, min(len(test.labels), count - start))
-                writer.append(split, test.sequences[part], test.labels[part], lengths[part])
-    writer.finish(prepared.schema.model_copy(update={"rows": rows}))
-    data = Prepared(folder)
+    data = repeat_rows(Prepared(clone / "data" / "prepared"), clone.parent / "prepared", 40_000)
     params = read_params("train", train.Params).model_copy(update={"epochs": 1, "batch_size": 256, "threads": 1})
     architecture = read_params("architecture", ArchitectureParams)
     x, y = torch.tensor(data.split("train").sequences), torch.tensor(data.split("train").labels)
