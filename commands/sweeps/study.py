@@ -1,5 +1,6 @@
 """A search space and its trials so far -> the next trial: Optuna's ask and tell, kept in a journal beside the page."""
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Sequence
@@ -78,11 +79,10 @@ class Study:
         self._study = optuna.create_study(
             storage=storage, study_name=name, directions=directions, load_if_exists=True, sampler=None
         )
-        before = len(self._study.get_trials(deepcopy=False))
-        if not before and space.sampler == "grid":
+        self._population = space.population or max(2, min(50, (limit or 50) // 4))
+        if space.sampler == "grid" and not self._study.get_trials(deepcopy=False):
             for point in space.grid():
                 self._study.enqueue_trial({key: encode(space.parameters[key], value) for key, value in point.items()})
-        self._study.sampler = make_sampler(space, before, limit)
         total = len(self._study.get_trials(deepcopy=False))
         self.limit = limit if space.sampler != "grid" else min(limit or total, total)
 
@@ -107,6 +107,7 @@ class Study:
         """The next trial, or None if there are enough."""
         if self.limit is not None and self.begun() >= self.limit:
             return None
+        self._study.sampler = make_sampler(self.space.sampler, f"{self.space.seed} {self.begun()}", self._population)
         trial = self._study.ask()
         settings = self.space.choose(lambda key, parameter: suggest(trial, key, parameter))
         self._keep(trial.number, settings=settings)
@@ -192,18 +193,20 @@ def beats(other: Sequence[float], point: Sequence[float]) -> bool:
     return other != point and all(theirs >= ours for theirs, ours in zip(other, point, strict=True))
 
 
-def make_sampler(space: Space, begun: int, limit: int | None) -> Any:
-    """The sampler of a space; one that goes on after `begun` trials does not draw the first ones again."""
+def make_sampler(name: str, seed: str, population: int) -> Any:
+    """The sampler of one trial.
+
+    Each trial has one of its own: what it draws depends on its seed and on the trials before it, and not on how often
+    the command was ended and begun again.
+    """
     from optuna import samplers
 
-    seed = space.seed + begun
-    if space.sampler == "tpe":
-        return samplers.TPESampler(seed=seed, constant_liar=True)  # many at once are not to be alike
-    if space.sampler == "nsga2":
-        return samplers.NSGAIISampler(
-            seed=seed, population_size=space.population or max(2, min(50, (limit or 50) // 4))
-        )
-    return samplers.RandomSampler(seed=seed)
+    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])
+    if name == "tpe":
+        return samplers.TPESampler(seed=number, constant_liar=True)  # many at once are not to be alike
+    if name == "nsga2":
+        return samplers.NSGAIISampler(seed=number, population_size=population)
+    return samplers.RandomSampler(seed=number)
 
 
 def suggest(trial: Any, key: str, parameter: Parameter) -> Any:

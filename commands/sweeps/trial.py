@@ -32,6 +32,10 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 PROJECT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(PROJECT)]
+
+from commands.sweeps.dvc_changes import keep_every_run, remember_yaml  # noqa: E402 - after the path to it
+
 STOPPED = "-stopped"
 COMPARISONS = {">=": operator.ge, "<=": operator.le}
 RUNNING = re.compile(r"^Running stage '(.+)':$")
@@ -259,7 +263,7 @@ class Trial:
         self.revision, self.name, self.settings, self.stages = revision, name, settings, stages
         self.stop_unless = stop_unless
         keep_every_run()
-        read_locks_fast()
+        remember_yaml()
         self.repo = Repo(".")
         self.pull = pull and self._pull_run_cache()
         self.output = Output()
@@ -360,29 +364,6 @@ def holds(condition: str) -> bool:
         return bool(COMPARISONS[comparison](float(figures), float(limit)))
     except (KeyError, TypeError, ValueError) as error:
         raise TrialError(f"{condition}: metrics/{file} has no number {'.'.join(keys)}") from error
-
-
-def keep_every_run() -> None:
-    """Let DVC's run cache keep every stage.
-
-    It restores any, but `Stage.run` saves none with an output in Git that is neither a metric nor a plot, such as
-    metrics/loss.csv: each trial would train again what another one has trained.
-    """
-    from dvc.stage import Stage
-
-    save = Stage.save
-    Stage.save = lambda stage, allow_missing=False, **_: save(stage, allow_missing, run_cache=True)
-
-
-def read_locks_fast() -> None:
-    """Let DVC read dvc.lock, which it does before it writes each stage, with the parser that is compiled.
-
-    It takes the slow one, which keeps comments, for every file that it changes; dvc.lock has none.
-    """
-    from dvc.utils.serialize import _yaml
-
-    slow = _yaml.parse_yaml_for_update
-    _yaml.parse_yaml_for_update = lambda text, path: (_yaml.parse_yaml if path.endswith(".lock") else slow)(text, path)
 
 
 def run_and_publish(args: argparse.Namespace, revision: str, publishing: threading.Lock) -> Outcome:
