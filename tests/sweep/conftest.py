@@ -146,7 +146,7 @@ def listens(port: int) -> bool:
 def make_toy(folder: Path) -> Toy:
     """Copy the toy pipeline, the command, and the kit that both need."""
     shutil.copytree(TOY, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    ignored = shutil.ignore_patterns("__pycache__")
+    ignored = shutil.ignore_patterns("__pycache__", "node_modules")
     (folder / "pipeline.yaml").rename(folder / "dvc.yaml")
     shutil.copytree(ROOT / "commands", folder / "commands", ignore=ignored)
     (folder / "stages" / "shared").mkdir()
