@@ -8,14 +8,17 @@ import export_onnx
 from commands.benchmarks.c_timer import CCall, open_in_c
 from commands.benchmarks.latency import print_candidates, print_targets
 from commands.benchmarks.latency_candidates import (
+    BOUND,
     KEPT,
     OPTIONS,
+    RUN,
     STOCK,
     Asked,
     Candidate,
     ask_exported,
     broken,
     candidate,
+    ways_to_call,
 )
 from commands.benchmarks.lstm_graphs import GRAPHS, Net, fixed_batch, lstm_alone, read_net
 from shared.execution.runtimes import open_session
@@ -138,6 +141,16 @@ def test_a_candidate_that_cannot_be_run_is_in_the_table_with_its_reason(capsys: 
     print_candidates(candidates, seconds)
     print_targets(seconds | {("candidate", "torch eager"): [np.array([1e-4])]})
     table = capsys.readouterr().out
-    assert f"{STOCK}  3.00   1.00" in table
+    assert f"{STOCK}  3.00     2.02   1.00    1.00-1.00        1.00  1,000 B" in table
     assert "\nnot run: C API: cc is not installed\n" in table
     assert "I/O binding, memory from the heap / stock export of tutorial's model: not run   target 0.45\n" in table
+
+
+def test_every_way_to_call_the_file_gives_its_logits(exported: Path, asked: Asked) -> None:
+    ways = ways_to_call(exported, asked, exported.read_bytes())
+    assert [name for name, way in ways.items() if way.default] == [RUN, BOUND]
+    for way in ways.values():
+        assert callable(way.call)
+        logits = way.call()
+        array = logits.numpy() if hasattr(logits, "numpy") else logits
+        np.testing.assert_allclose(np.asarray(array), asked.expected[:1], rtol=1e-6)
