@@ -53,6 +53,17 @@ def line(
     )
 
 
+def doubt(timings: dict[str, dict[str, Figures]]) -> str:
+    """How far the 95 % intervals of the latencies reach, relative to these; empty if there is none."""
+    threads = [one.get("one_thread") or one.get("all_threads") for files in timings.values() for one in files.values()]
+    latencies = [each["latency_ms"] for each in threads if each]
+    if not latencies:
+        return ""
+    below = max(1 - each["p50_low"] / each["p50"] for each in latencies)
+    above = max(each["p50_high"] / each["p50"] - 1 for each in latencies)
+    return f"; 95% intervals: {below:.0%} below it to {above:.0%} above, at most"
+
+
 def executors(parity: Figures) -> list[str]:
     """Who executed a file: its format's own runtime first."""
     own = [parity["executor"]] if parity.get("executor") else []
@@ -124,7 +135,9 @@ class Size(Used):
 class Latency(Used):
     """Of single calls, in milliseconds."""
 
-    p50: float
+    p50: float = Field(gt=0)
+    p50_low: float
+    p50_high: float
 
 
 class Threads(Used):
@@ -218,7 +231,7 @@ def main() -> None:
     print(tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=ALIGNMENT))
     if "verify" not in stale:
         print("".join(f"{printable(each)}\n" for each in left_out(verification)), end="")
-    print(f"latency: median of one sequence, one thread, {printable(benchmark['machine']['cpu'])}")
+    print(f"latency: median of one sequence, one thread, {printable(benchmark['machine']['cpu'])}{doubt(figures[-1])}")
     if stale:
         print(
             f"show_metrics: warning: left out what {', '.join(stale)} found in an earlier run; `dvc repro` renews it",

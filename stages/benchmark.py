@@ -12,12 +12,14 @@ Beside the exported files stand PyTorch's eager mode and `stock`: the same check
 - `one_thread` and `all_threads`: with one thread for each operation, and with as many as the machine has cores.
   Core ML takes no such number, and is found under `all_threads` alone.
 - `latency_ms`: percentiles of single calls at batch 1; `io_binding_latency_ms`: the same with inputs and outputs in
-  bound memory, the copy of the input included.
+  bound memory, the copy of the input included. `p50_low` to `p50_high` is the 95 % interval of the median, as far as
+  the rounds of this run on this machine can tell.
 - `batch_64`, `best`: sequences a second at batch 64 and at `best_batch`, by the median call.
 
 All files take turns in each round, one number of threads after the other, in a process of their own: one that crashes
-or hangs there is left out, with the reason. PyTorch computes with the kernels that `shared` pins, ONNX Runtime with
-those that it chooses.
+or hangs there is left out, with the reason. Nothing else computes meanwhile: the stock export, which is made while the
+files are read, has ended by then, and the threads of the file before have gone to sleep. PyTorch computes with the
+kernels that `shared` pins, ONNX Runtime with those that it chooses.
 """
 
 import os
@@ -25,17 +27,21 @@ import platform
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from shared.data.sequences import Prepared, SplitArrays
-from shared.execution.cold_start import TIMEOUT_SECONDS, cold_start
-from shared.execution.isolation import Limits, MachineError, call_apart, still_working
+from shared.execution.cold_start import TIMEOUT_SECONDS, ColdStart, cold_starts
+from shared.execution.isolation import Apart, Limits, MachineError, call_apart, still_working
+from shared.execution.isolation import Call as CallApart
 from shared.execution.predictions import nest
 from shared.execution.runners import Batch, CoreMLRunner, ExecuTorchRunner, OnnxRunner, Runner, open_runner, timing_of
+from shared.execution.runtimes import import_runtimes
 from shared.execution.timing import Call, Rounds, alternate, latency_ms, typical
 from shared.files.accelerators import accelerators
 from shared.files.artifacts import discard_unlisted, find_artifacts, why_left_out
@@ -56,7 +62,8 @@ Name = str | int
 
 STOCK: Key = ("onnx", "stock")
 STANDARD_BATCH = 64
-SPINNING_SECONDS = 0.06  # ONNX Runtime's threads look for more work that long before they go to sleep
+EXPORT_SECONDS = 3600
+"""For the stock export, which gives no sign of life: far more than a net takes that is of use on a phone."""
 
 
 class Params(StageParams):
@@ -113,18 +120,27 @@ def first_rows(split: SplitArrays, count: int) -> Batch:
     return Batch(split.sequences[rows], None if split.lengths is None else split.lengths[rows])
 
 
-def first_use(path: Path, split: SplitArrays, repeats: int) -> dict[str, float]:
-    """Load time and peak memory, in new processes, one after the other.
+def first_uses(
+    files: dict[Key, Path], split: SplitArrays, repeats: int, quiet: Callable[[], object]
+) -> tuple[dict[Key, dict[str, float]], dict[Key, str]]:
+    """Load time and peak memory of every file, in new processes.
 
-    Raises:
-        StageError: The file cannot be loaded, or fails on a batch.
+    Returns:
+        The figures of each file that can be loaded and run, and the reason of each that cannot.
     """
     batches = [first_rows(split, size) for size in (1, STANDARD_BATCH)]
-    starts = [cold_start(path, batches) for _ in range(repeats)]
-    return {
-        "load_ms": rounded(median(start.load_seconds for start in starts) * 1e3, 3),
-        "peak_memory_mb": rounded(median(start.peak_memory for start in starts) / 1e6, 3),
-    }
+    starts = [cold_starts(list(files.values()), batches, quiet) for _ in range(repeats)]
+    measured, failed = {}, {}
+    for key, *found in zip(files, *starts, strict=True):
+        good = [start for start in found if isinstance(start, ColdStart)]
+        if len(good) < repeats:
+            failed[key] = next(str(start) for start in found if isinstance(start, StageError))
+            continue
+        measured[key] = {
+            "load_ms": rounded(median(start.load_seconds for start in good) * 1e3, 3),
+            "peak_memory_mb": rounded(median(start.peak_memory for start in good) / 1e6, 3),
+        }
+    return measured, failed
 
 
 def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params: Params) -> list[dict[str, Any]]:
@@ -144,7 +160,7 @@ def time_files(files: dict[Key, Path], split: SplitArrays, threads: int, params:
         params.turn_seconds,
         params.seed,
         group=lambda key: key[0],
-        pause_seconds=SPINNING_SECONDS if threads > 1 else 0,
+        pause=threads > 1,
     )
     return [figures({name: rounds for (of, name), rounds in seconds.items() if of == key}) for key in files]
 
@@ -252,28 +268,40 @@ def cpu_name() -> str:
     return str(names[0]) if names else platform.machine()
 
 
-def benchmark(files: dict[Key, Path], split: SplitArrays, params: Params) -> dict[Key, dict[str, Any]]:
-    """All timings of every file; of one that cannot run the reason: it is for `verify` to judge."""
-    results: dict[Key, dict[str, Any]] = {}
-    for key, path in files.items():
-        timing = timing_of(path)
-        if timing.not_here:
-            results[key] = {"executor": None, "reason": timing.not_here}
-            continue
-        try:
-            results[key] = {"executor": timing.executor, **first_use(path, split, params.cold_starts)}
-        except MachineError:
-            raise
-        except StageError as error:
-            results[key] = {"executor": None, "reason": str(error)}
-    runnable = {key: path for key, path in files.items() if results[key]["executor"]}
+def benchmark(
+    files: dict[Key, Path], split: SplitArrays, params: Params, quiet: Callable[[], object]
+) -> dict[Key, dict[str, Any]]:
+    """All timings of every file; of one that cannot run the reason: it is for `verify` to judge.
+
+    Args:
+        files: By format and variant.
+        split: Whose rows they run.
+        params: How they are timed.
+        quiet: Waits until all files are there, and nothing else computes on this machine.
+    """
+    failed = {key: reason for key, path in files.items() if (reason := timing_of(path).not_here)}
+    results, broken = first_uses(without(files, failed), split, params.cold_starts, quiet)
+    runnable = without(files, failed := failed | broken)
     with_threads = {key: path for key, path in runnable.items() if timing_of(path).takes_threads}
-    one_thread, failed = time_apart(with_threads, split, 1, params)
-    runnable = {key: path for key, path in runnable.items() if key not in failed}
-    all_threads, others = time_apart(runnable, split, os.cpu_count() or 1, params)
-    for key in all_threads:
-        results[key] |= {"one_thread": one_thread.get(key), "all_threads": all_threads[key]}
-    return results | {key: {"executor": None, "reason": reason} for key, reason in (failed | others).items()}
+    one_thread, crashed = time_apart(with_threads, split, 1, params)
+    all_threads, others = time_apart(without(runnable, crashed), split, os.cpu_count() or 1, params)
+    failed |= crashed | others
+    return {
+        key: {"executor": None, "reason": failed[key]}
+        if key in failed
+        else {
+            "executor": timing_of(path).executor,
+            **results[key],
+            "one_thread": one_thread.get(key),
+            "all_threads": all_threads[key],
+        }
+        for key, path in files.items()
+    }
+
+
+def without(files: dict[Key, Path], failed: dict[Key, str]) -> dict[Key, Path]:
+    """The files that have not failed."""
+    return {key: path for key, path in files.items() if key not in failed}
 
 
 def reason_of(folder: Path) -> str | None:
@@ -311,16 +339,18 @@ def main() -> None:
     }
     if REFERENCE not in files:
         raise StageError(f"{args.pytorch}: no checkpoint in this folder")
-    measured, ops = {}, {}
-    for key, path in files.items():
-        with suppress(StageError):  # a damaged file has no facts
-            facts = inspect_file(path)
-            measured[key], ops[key] = sizes(path, facts), ops_in_words(facts)
+    import_runtimes([files[REFERENCE]])  # torch, once for this process and the export
     with tempfile.TemporaryDirectory() as folder:
         stock = Path(folder) / "stock.onnx"
-        export_checkpoint(files[REFERENCE], first_rows(split, 2), stock)
+        export = CallApart(export_checkpoint, (files[REFERENCE], first_rows(split, 2), stock), "the stock export")
+        with Apart(export, Limits(EXPORT_SECONDS)) as exporting:
+            measured, ops = {}, {}
+            for key, path in files.items():
+                with suppress(StageError):  # a damaged file has no facts
+                    facts = inspect_file(path)
+                    measured[key], ops[key] = sizes(path, facts), ops_in_words(facts)
+            results = benchmark(files | {STOCK: stock}, split, params, quiet=cache(exporting.wait_for_result))
         stock_size = inspect_file(stock)
-        results = benchmark(files | {STOCK: stock}, split, params)
     results[STOCK] |= {"bytes": stock_size.bytes, "compressed_bytes": stock_size.compressed_bytes}
     write_metrics(args.size, nest(measured))
     left_out = {name: reason for name in FORMATS if (reason := reason_of(getattr(args, name)))}

@@ -31,6 +31,7 @@ def test_a_line_for_every_file(
     assert fp32.endswith("µs  fit")
     assert not [line for line in lines if line.startswith("coreml") and "µs" in line and " reference " in line]
     assert note.startswith("latency: median of one sequence, one thread, ")
+    assert note.endswith("; 95% intervals: 0% below it to 0% above, at most")  # of one round
 
 
 def test_it_names_every_executor_and_what_one_left_out_or_got_wrong(workspace: Workspace) -> None:

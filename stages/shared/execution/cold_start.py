@@ -1,20 +1,25 @@
 """What the first use of a model file costs, measured in a process that does nothing else."""
 
+import multiprocessing
 import platform
 import re
 import resource
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from shared.execution.isolation import Limits, call_apart
+from shared.execution.isolation import Apart, Call, Limits, MachineError, still_working
 from shared.execution.runners import Batch, open_runner
 from shared.execution.runtimes import import_runtimes
 from shared.stage import StageError, one_line
 
 TIMEOUT_SECONDS = 300
 """For loading a file or for running a batch: far more than any takes that is of use on a phone."""
+SIDE_BY_SIDE = 8  # processes: with torch or coremltools, each takes some hundred MB
 
 
 @dataclass(frozen=True)
@@ -31,19 +36,51 @@ class ColdStart:
     peak_memory: int
 
 
-def cold_start(path: Path, batches: list[Batch]) -> ColdStart:
-    """Load a file and run batches in a new process.
+def cold_starts(paths: list[Path], batches: list[Batch], quiet: Callable[[], object]) -> list[ColdStart | StageError]:
+    """Load each file and run batches, each in a new process, one at a time.
+
+    Before, these processes import their runtimes, side by side: that is not measured, and takes longest.
+
+    Args:
+        paths: Of the files.
+        batches: What each file runs.
+        quiet: Waits until nothing else computes on this machine; called before the first file is needed.
+
+    Returns:
+        What each took, or why it could not be measured: it is damaged, fails on a batch, crashes or hangs.
 
     Raises:
-        StageError: The file is damaged, fails on a batch, or crashes or hangs.
+        MachineError: A process could not be started, or was ended from outside.
     """
     # Spawned: a forked process would begin with this one's memory and threads.
+    event = multiprocessing.get_context("spawn").Event
     limits = Limits(TIMEOUT_SECONDS)
-    return ColdStart(**call_apart(_measure, path, batches, what=path, limits=limits, start_method="spawn"))
+    found: list[ColdStart | StageError] = []
+    for first in range(0, len(paths), SIDE_BY_SIDE):
+        with ExitStack() as calls:
+            waiting = []
+            for path in paths[first : first + SIDE_BY_SIDE]:
+                turn = event()
+                call = Call(_measure, (path, batches, turn), path)
+                waiting.append((calls.enter_context(Apart(call, limits, start_method="spawn")), turn))
+            quiet()
+            for apart, _ in waiting:
+                apart.wait_for_sign()
+            for apart, turn in waiting:
+                turn.set()
+                try:
+                    found.append(ColdStart(**apart.wait_for_result()))
+                except MachineError:
+                    raise
+                except StageError as error:
+                    found.append(error)
+    return found
 
 
-def _measure(path: Path, batches: list[Batch]) -> dict[str, Any]:
+def _measure(path: Path, batches: list[Batch], turn: Event) -> dict[str, Any]:
     import_runtimes([path])
+    still_working()
+    turn.wait()
     before = peak_memory()
     start = time.perf_counter()
     runner = open_runner(path, threads=1)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shared.stage import StageError, machine_fault, one_line
 
@@ -151,13 +151,13 @@ def all_apart(calls: Sequence[Call], limits: Limits, processes: int = 1, start_m
     """
     waiting = deque(enumerate(calls))
     results: list[Any] = [None] * len(calls)
-    at_work: dict[int, _Process] = {}
-    leaving: list[_Process] = []
+    at_work: dict[int, Apart] = {}
+    leaving: list[Apart] = []
     try:
         while waiting or at_work:
             while waiting and len(at_work) < processes:
                 number, call = waiting.popleft()
-                at_work[number] = _Process(call, limits, start_method)
+                at_work[number] = Apart(call, limits, start_method)
             wait([each.channel for each in at_work.values()], min(each.patience() for each in at_work.values()))
             for number in [number for number, each in at_work.items() if each.is_done()]:
                 leaving.append(at_work.pop(number))
@@ -175,14 +175,14 @@ def all_apart(calls: Sequence[Call], limits: Limits, processes: int = 1, start_m
     return results
 
 
-class _Process:
-    """A function in a process of its own, from its start to its end.
+class Apart:
+    """A function in a process of its own, from its start to its end: that of the `with` block, if there is one.
 
     Raises:
         MachineError: The process cannot be started.
     """
 
-    def __init__(self, call: Call, limits: Limits, start_method: str) -> None:
+    def __init__(self, call: Call, limits: Limits, start_method: str = START_METHOD) -> None:
         if start_method == "fork" and not _forks:
             start_method = "spawn"
         self._what, self._limits = call.what, limits
@@ -201,6 +201,23 @@ class _Process:
             raise MachineError(f"{call.what}: no process to run it in: {error.strerror}") from error
         theirs.close()
         self._hear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def wait_for_sign(self) -> None:
+        """Wait until the function gives a sign of life, or has ended."""
+        wait([self.channel], self.patience())
+
+    def wait_for_result(self) -> Any:
+        """Wait for the function's result, once; errors as in `call_apart`."""
+        while not self.is_done():
+            wait([self.channel], self.patience())
+        self.leave()
+        return self.result()
 
     def _hear(self) -> None:
         self._deadline = time.monotonic() + self._limits.timeout_seconds + SIGN_OF_LIFE_SECONDS

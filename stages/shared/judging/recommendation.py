@@ -171,8 +171,17 @@ class Candidate:
     @property
     def latency(self) -> float | None:
         """Median milliseconds of one sequence, on one thread where a runtime lets one choose; None if not timed."""
+        return self._latencies["p50"] if self._latencies else None
+
+    @property
+    def latency_interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of that median; None if not timed."""
+        return (self._latencies["p50_low"], self._latencies["p50_high"]) if self._latencies else None
+
+    @property
+    def _latencies(self) -> dict[str, float] | None:
         timings = self.speed and (self.speed.get("one_thread") or self.speed.get("all_threads"))
-        return timings["latency_ms"]["p50"] if timings else None
+        return timings["latency_ms"] if timings else None
 
     @property
     def requires(self) -> dict[str, Any]:
