@@ -13,7 +13,7 @@ from typing import Any
 import benchmark
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution import cold_start as cold
-from shared.execution.isolation import START_METHOD
+from shared.execution.isolation import START_METHOD, still_working
 from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, PyTorchRunner
 from shared.execution.runtimes import ReferenceRuntime, open_runtime
 from shared.files.artifacts import find_artifacts
@@ -189,9 +189,10 @@ def test_peak_memory_is_that_of_the_file_alone(tmp_path: Path) -> None:
 
 
 def note_when(path: Path, batches: list[Batch], turn: Event) -> dict[str, float]:
-    """In the place of `_measure`: when it had its turn, beside which time it took as the file's "load time"."""
+    """In the place of `_measure`: the moments at which its turn began and ended, as if they were what it measured."""
     if path.name == "ends.onnx":
         os._exit(1)
+    still_working()
     turn.wait()
     start = time.monotonic()
     time.sleep(0.05)
