@@ -52,13 +52,25 @@ toolchains: $(TOOLCHAINS)  ## Install what the verifiers in C and Kotlin are com
 	@npm --prefix $* ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
+# Each part runs whatever became of those before it, and the exit code is of all.
 on-device: $(INSTALLED)  ## Check the release bundle, training and ExecuTorch in all that this machine has or can get (some minutes)
-	@$(MAKE) --no-print-directory web toolchains || echo 'Not all could be installed: what is missing is named below'
+	@$(MAKE) -j1 --keep-going --silent --no-print-directory web toolchains \
+	  || echo 'Not all could be installed: what is missing is named below'
+	@$(MAKE) -j1 --keep-going --silent --no-print-directory on-device-bundle on-device-training on-device-executorch
+
+.PHONY: on-device-bundle on-device-training on-device-executorch
+on-device-bundle:
 	@$(RUN) python commands/on_device.py
-	@if $(MAKE) --no-print-directory $(TRAINING); then $(MAKE) --no-print-directory test-training; \
-	else echo 'Training on the device: not run: requirements-training.txt cannot be installed here'; fi
-	@if $(MAKE) --no-print-directory $(EXECUTORCH); then $(MAKE) --no-print-directory test-executorch; \
-	else echo 'ExecuTorch: not run: requirements-executorch.txt cannot be installed here'; fi
+
+on-device-training:
+	@echo && echo 'Training on the device: what the optional stage training_artifacts makes, tried (make test-training)'
+	@if $(MAKE) --silent $(TRAINING); then $(MAKE) --silent test-training; \
+	else echo 'not run: requirements-training.txt cannot be installed here'; fi
+
+on-device-executorch:
+	@echo && echo 'ExecuTorch: its programs through all stages (make test-executorch)'
+	@if $(MAKE) --silent $(EXECUTORCH); then $(MAKE) --silent test-executorch; \
+	else echo 'not run: requirements-executorch.txt cannot be installed here'; fi
 
 demo: $(INSTALLED) $(WEB)  ## Try the model in a browser: serves a page on 127.0.0.1
 	@$(RUN) python commands/demo.py
@@ -90,12 +102,12 @@ test-sweep: $(SWEEPING)  ## Test sweeps, also on a cluster and with real remotes
 uv: $(TRAINING)  ## Install uv, which the optional stage training_artifacts needs
 
 test-training: $(TRAINING)  ## Test that what is exported trains further on a device
-	@TRAINING_TESTS=1 $(RUN) python -m pytest tests/test_training_artifacts.py tests/shared/device_training
+	@TRAINING_TESTS=1 $(RUN) python -m pytest -q tests/test_training_artifacts.py tests/shared/device_training
 
 executorch: $(EXECUTORCH)  ## Install ExecuTorch, for which export.formats may then name executorch
 
 test-executorch: $(EXECUTORCH)  ## Test ExecuTorch programs through all stages (some minutes)
-	@EXECUTORCH_TESTS=1 $(RUN) python -m pytest tests/test_executorch.py
+	@EXECUTORCH_TESTS=1 $(RUN) python -m pytest -q tests/test_executorch.py
 
 bench-sweep: $(SWEEPING)  ## Measure sweeps: trials a minute beside DVC's own queue, and what early answers save
 	@$(RUN) python commands/bench_sweep.py
@@ -157,10 +169,12 @@ $(SWEEPING): $(INSTALLED) requirements-sweep.txt
 
 # What the stage training_artifacts needs beside the rest; all else it installs by itself.
 $(TRAINING): $(INSTALLED) requirements-training.txt
+	@echo 'Installing uv into $(VENV)'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-training.txt
 	@touch $(TRAINING)
 
 # What the format ExecuTorch needs beside the rest; without it, a note stands in place of its file.
 $(EXECUTORCH): $(INSTALLED) requirements-executorch.txt
+	@echo 'Installing ExecuTorch into $(VENV): a minute, once'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-executorch.txt -c constraints.txt
 	@touch $(EXECUTORCH)

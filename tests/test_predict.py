@@ -414,7 +414,8 @@ def test_without_node_the_reason_stands_in_place_of_earlier_results(
 ) -> None:
     monkeypatch.setenv("PATH", str(workspace.folder))
     said = workspace.call("predict@web")
-    reason = "node was not found: install Node.js 20 or newer, then `make web`"
+    again = "then `dvc repro --force --single-item predict@web` and `dvc repro`"
+    reason = f"node was not found: install Node.js 20 or newer, `make web`, {again}"
     assert f"predict: web leaves out classifier-int8.onnx: {reason}\n" in said
     folder = workspace.folder / "data/predictions/web"
     assert sorted(file.name for file in folder.iterdir()) == ["fp16.json", "fp32.json", "int8.json"]

@@ -28,6 +28,8 @@ MODULE = PACKAGE / "dist" / "ort-wasm-simd-threaded.wasm"
 VERSION = "1.30.0"
 """As in web/package-lock.json. It stands here too so that the stages which run or hold it depend on it."""
 OLDEST_NODE = 20
+AGAIN = "then `dvc repro --force --single-item predict@web` and `dvc repro`"
+"""What runs the files after all: DVC sees none of what is installed, and so no reason to run the stage again."""
 EXECUTOR = Path(__file__).with_name("web_executor.mjs")
 LEAVING_SECONDS = 5
 DTYPES = {"float32": np.float32, "float64": np.float64, "int32": np.int32, "int64": np.int64, "float16": np.float16}
@@ -44,19 +46,20 @@ def find_node() -> tuple[str, Path]:
     """
     node = shutil.which("node")
     if node is None:
-        raise LeftOutError(f"node was not found: install Node.js {OLDEST_NODE} or newer, then `make web`")
+        raise LeftOutError(f"node was not found: install Node.js {OLDEST_NODE} or newer, `make web`, {AGAIN}")
     printed = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.match(r"v(\d+)", printed)
     if not found or int(found[1]) < OLDEST_NODE:
-        raise LeftOutError(f"found node {printed.strip() or 'without a version'}; {OLDEST_NODE} or newer is needed")
+        version = printed.strip() or "without a version"
+        raise LeftOutError(f"found node {version}: install Node.js {OLDEST_NODE} or newer, `make web`, {AGAIN}")
     folders = [folder / "web" for folder in (PROJECT, *PROJECT.parents)]
     web = next((folder for folder in folders if (folder / PACKAGE).is_dir()), folders[0])
     try:
         installed = json.loads((web / PACKAGE / "package.json").read_bytes())["version"]
     except (OSError, ValueError, KeyError):
-        raise LeftOutError("onnxruntime-web is not installed; `make web` installs it, with npm") from None
+        raise LeftOutError(f"onnxruntime-web is not installed: `make web` installs it, with npm; {AGAIN}") from None
     if installed != VERSION:
-        raise LeftOutError(f"found onnxruntime-web {installed}; `make web` installs {VERSION}")
+        raise LeftOutError(f"found onnxruntime-web {installed}: `make web` installs {VERSION}; {AGAIN}")
     return node, web
 
 
@@ -126,7 +129,7 @@ class WebRuntime:
         (length,) = struct.unpack("<I", self._read(4))
         header: dict[str, Any] = json.loads(self._read(length))
         if "left_out" in header:
-            raise LeftOutError(one_line(ValueError(header["left_out"])))
+            raise LeftOutError(f"{one_line(ValueError(header['left_out']))}: mend that, {AGAIN}")
         if "failure" in header:
             raise StageError(f"{self._path}: {one_line(ValueError(header['failure']))}")
         return header

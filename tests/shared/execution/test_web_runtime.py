@@ -38,24 +38,24 @@ def test_an_experiment_below_the_project_has_what_the_project_has(project: Path,
     install(tmp_path, web_runtime.VERSION)
     assert web_runtime.find_node() == (str(tmp_path / "bin" / "node"), tmp_path / "web")
     install(project, "1.2.3")
-    with pytest.raises(LeftOutError, match=r"^found onnxruntime-web 1\.2\.3; `make web` installs 1\.\d+\.\d+$"):
+    with pytest.raises(LeftOutError, match=r"^found onnxruntime-web 1\.2\.3: `make web` installs 1\.\d+\.\d+; then "):
         web_runtime.find_node()
 
 
 @pytest.mark.parametrize(
     ("says", "reason"),
     [
-        ("v20.11.1", "onnxruntime-web is not installed; `make web` installs it, with npm"),
-        ("v12.22.9", "found node v12.22.9; 20 or newer is needed"),
-        ("", "found node without a version; 20 or newer is needed"),
+        ("v20.11.1", "onnxruntime-web is not installed: `make web` installs it, with npm; "),
+        ("v12.22.9", "found node v12.22.9: install Node.js 20 or newer, `make web`, "),
+        ("", "found node without a version: install Node.js 20 or newer, `make web`, "),
     ],
 )
 @pytest.mark.usefixtures("project")
-def test_what_is_not_there_is_named(tmp_path: Path, says: str, reason: str) -> None:
+def test_what_is_not_there_is_named_and_what_to_do_about_it(tmp_path: Path, says: str, reason: str) -> None:
     (tmp_path / "says").write_text(f"{says}\n")
     with pytest.raises(LeftOutError) as left_out:
         web_runtime.find_node()
-    assert str(left_out.value) == reason
+    assert str(left_out.value) == f"{reason}then `dvc repro --force --single-item predict@web` and `dvc repro`"
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="macOS limits no process's addresses")
