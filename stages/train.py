@@ -92,6 +92,16 @@ class Fit:
         self.step = 0
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.best: dict[str, Tensor] = {}
+        self._modules = list(model.modules())
+        self._usual = all(type(module).train is nn.Module.train for module in self._modules)
+
+    def switch(self, *, training: bool) -> None:
+        """Do what `self.model.train(training)` does, which takes 1 % of the default training to find all modules."""
+        if self._usual:
+            for module in self._modules:
+                vars(module)["training"] = training
+        else:
+            self.model.train(training)
 
     def end_step(self, mean_loss: Tensor, weight: float) -> None:
         """Count a step."""
@@ -152,9 +162,12 @@ def learning_rate(step: int, steps: int, params: Params) -> float:
     warmup = round(params.warmup * steps)
     if step < warmup:
         return params.learning_rate * (step + 1) / warmup
+    if params.schedule == "constant":
+        return params.learning_rate
     progress = (step - warmup) / (steps - warmup)
-    shape = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
-    return params.learning_rate * shape[params.schedule]
+    return params.learning_rate * (
+        1 - progress if params.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    )
 
 
 def weigh_classes(choice: Literal["balanced"] | list[float] | None, schema: Schema) -> list[float] | None:
@@ -194,15 +207,15 @@ def check_hardware(params: Params, batch_size: int, processes: Processes) -> Non
 
 
 @torch.inference_mode()
-def validate(model: SequenceClassifier, batches: Batches, processes: Processes) -> tuple[float, float]:
+def validate(fit: Fit, batches: Batches, processes: Processes) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over all rows, in full precision."""
-    model.eval()
+    fit.switch(training=False)
     loss = correct = 0.0
     for batch in batches.epoch(0):
-        logits = model(*batch.inputs)
+        logits = fit.model(*batch.inputs)
         loss += cross_entropy(logits, batch.labels, reduction="sum").item()
         correct += (logits.argmax(dim=1) == batch.labels).sum().item()
-    model.train()
+    fit.switch(training=True)
     if processes.count > 1:
         loss, correct = processes.sum(torch.tensor([loss, correct], dtype=torch.float64)).tolist()
     return loss / batches.rows, correct / batches.rows
@@ -271,7 +284,7 @@ def train(
             if resume and resume.due():
                 resume.write(fit.state(processes))
         train_loss = processes.sum(fit.loss_sum).item() / batches.rows
-        epoch = Epoch(train_loss, *validate(fit.model, validation, processes))
+        epoch = Epoch(train_loss, *validate(fit, validation, processes))
         check_finite(len(fit.epochs) + 1, epoch, fit.optimizer.learning_rate)
         fit.end_epoch(epoch, params.keep)
         if not progress.disable:

@@ -252,6 +252,27 @@ def test_shapes_follow_the_configuration(workspace: Workspace) -> None:
     assert [rnn.num_layers, rnn.bidirectional, linear.in_features] == [2, True, 16]
 
 
+class Frozen(nn.Dropout):
+    """Drops nothing, even in training."""
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return super().train(False)
+
+
+@pytest.mark.parametrize("part", [nn.Dropout, Frozen])
+def test_validation_switches_every_part_as_its_own_train_does(workspace: Workspace, part: type[nn.Dropout]) -> None:
+    params = train.Params.model_validate(RECIPE)
+    model = train.build(prepared(workspace).schema, params, architecture("lstm"))
+    model.network.dropout = part(0.5)
+    fit = train.Fit(model, params, ALONE.device)
+    for training in (False, True):
+        fit.switch(training=training)
+        modes = [module.training for module in model.modules()]
+        model.train(training)
+        assert modes == [module.training for module in model.modules()]
+        assert modes.count(not training) == (training and part is Frozen)
+
+
 def test_the_files_agree_with_each_other(workspace: Workspace) -> None:
     figures = json.loads((workspace.folder / "metrics" / "train.json").read_text())
     loss = pd.read_csv(workspace.folder / "metrics" / "loss.csv")

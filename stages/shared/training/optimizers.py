@@ -51,6 +51,8 @@ class Optimizer:
             }
             for decay, group in groups.items()
         ]
+        for group in self.param_groups:
+            group["step_of_each"] = list(group["steps"].unbind())  # views
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -62,16 +64,15 @@ class Optimizer:
     def step(self) -> None:
         """Change the weights by their gradients."""
         for group in self.param_groups:
-            parameters, averages, counts = group["params"], group["averages"], group["steps"]
+            parameters, averages, steps = group["params"], group["averages"], group["step_of_each"]
             gradients = [one.grad for one in parameters]
             used = [index for index, gradient in enumerate(gradients) if gradient is not None]
             if len(used) == len(parameters):
-                counts += 1
-                steps = list(counts.unbind())
+                group["steps"].add_(1)
             else:
-                counts[used] += 1
+                group["steps"][used] += 1
                 parameters, gradients, steps, *averages = (
-                    [tensors[index] for index in used] for tensors in (parameters, gradients, counts, *averages)
+                    [tensors[index] for index in used] for tensors in (parameters, gradients, steps, *averages)
                 )
             self._update(parameters, gradients, averages, steps, group["weight_decay"])
 
