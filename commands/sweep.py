@@ -37,6 +37,7 @@ from commands.sweeps.schedule import Schedule  # noqa: E402
 from commands.sweeps.screen import Screen, shown  # noqa: E402
 from commands.sweeps.space import Settings, Space, read_space  # noqa: E402
 from commands.sweeps.trial import STOPPED, RemoteError, git, reference_of, trial_name  # noqa: E402
+from commands.sweeps.watching import LOSSES, limits_from, read_losses, to_text  # noqa: E402
 from commands.sweeps.worker import Job  # noqa: E402
 from shared.stage import StageError, one_line, run  # noqa: E402 - after the path to it
 
@@ -99,6 +100,7 @@ class Sweep:
     lost: dict[str, str] = field(default_factory=dict)
     _outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
     _early: list[float] = field(default_factory=list)
+    _curves: list[list[float]] = field(default_factory=list)
 
     def run(self, cluster: Any, *, shared: bool) -> None:
         """Run every trial that is still to be run."""
@@ -109,6 +111,9 @@ class Sweep:
         nodes = {trial.number: trial.kept.get("node") for trial in self.study.trials()}
         waiting = deque(self.study.unfinished())
         self._early = [value for trial in self.study.trials() if (value := self._early_figure(trial.kept)) is not None]
+        self._curves = [
+            self._losses(trial.kept["commit"]) for trial in self.study.trials() if trial.state == "complete"
+        ]
         # A sampler that learns is asked late; the others, for some that train differently.
         ahead = cluster.jobs * (1 if self.space.sampler in ("tpe", "nsga2") else 8)
         while True:
@@ -130,7 +135,7 @@ class Sweep:
             if not cluster.running and not waiting:
                 return
             for job, outcome in cluster.finished(POLL_SECONDS):
-                schedule.end(job.name, published=outcome["status"] in ("published", "stopped"))
+                schedule.end(job.name, published=outcome["status"] == "published")
                 self.settle(job.name, outcome)
             doing = cluster.doing()
             for name, (stage, _) in doing.items():
@@ -161,6 +166,8 @@ class Sweep:
                 status, outcome = "failed", outcome | {"error": str(error), "stage": None}
         if (early := self._early_figure({"figures": figures})) is not None:
             self._early.append(early)
+        if status == "published":
+            self._curves.append(self._losses(outcome["commit"]))
         for place, number in enumerate(numbers):
             twin = {"same_as": numbers[0], "ran": []} if place else {}
             if status == "published":
@@ -168,7 +175,7 @@ class Sweep:
                 unfit = sum(not figures[f"verify.{file}"] for file in self.space.fit)
                 self.study.complete(number, values, unfit, figures=figures, **kept | twin)
             elif status == "stopped":
-                self.study.stop(number, figures=figures, **kept | twin)
+                self.study.stop(number, figures=figures, error=outcome.get("error"), **kept | twin)
             elif status == "failed":
                 self.study.fail(number, stage=outcome.get("stage"), error=outcome.get("error"), **kept | twin)
         if status in ("unpublished", "lost"):
@@ -188,7 +195,7 @@ class Sweep:
             return True
         if len(numbers) > 1:
             return True
-        for each in (name, f"{name}{STOPPED}") if self.space.early_stop else (name,):
+        for each in (name, f"{name}{STOPPED}") if self.space.early_stop or self.space.prune else (name,):
             if each in self.published:
                 reference = reference_of(self.place.revision, each)
                 self._fetch(reference)
@@ -204,6 +211,8 @@ class Sweep:
         arguments += [word for setting in self.arguments(settings) for word in ("--set", setting)]
         if self.space.early_stop and (condition := self.space.early_stop.condition(self._early)):
             arguments += ["--stop-unless", condition]
+        if self.space.prune and (limits := limits_from(self._curves, self.space.prune.trials, self.space.prune.epochs)):
+            arguments += ["--stop-above", to_text(limits)]
         if place.push_data:
             arguments.append("--push-data")
         reference = reference_of(place.revision, name)
@@ -224,9 +233,12 @@ class Sweep:
         """
         figures: dict[str, Any] = {}
         for metric in self.space.metrics():
-            if stopped and metric.partition(".")[0] not in ("train", "loss"):
-                continue
-            value = read_figure(commit, metric)
+            try:
+                value = read_figure(commit, metric)
+            except StageError:
+                if stopped:
+                    continue
+                raise
             if metric in {f"verify.{file}" for file in self.space.fit}:
                 if not isinstance(value, dict):
                     raise StageError(f"{metric}: found {value!r}; expected the verdict on a file")
@@ -236,6 +248,10 @@ class Sweep:
             else:
                 figures[metric] = value
         return figures
+
+    def _losses(self, commit: str) -> list[float]:
+        """The losses of a trial's epochs, if others are held to them."""
+        return read_losses(f"{git('show', f'{commit}:{LOSSES}')}\n") if self.space.prune else []
 
     def _early_figure(self, kept: Mapping[str, Any]) -> float | None:
         """The figure of a trial by which others stop early."""

@@ -6,15 +6,17 @@ wrote, in a hidden file beside the checkpoint, and ends in the bytes of an unint
 
 import math
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from shared.data.sequences import Prepared, Schema
 from shared.network.architectures import ArchitectureParams, Choice
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
 from shared.params import Count, Seed, StageParams, Threads, read_params
-from shared.stage import StageError, parse_args, reading, rounded, run, write_bytes, write_metrics
+from shared.stage import StageError, parse_args, reading, replacing, rounded, run, write_metrics
 from shared.training.batches import Batches
 from shared.training.devices import ALONE, DeviceName, Processes, open_processes
 from shared.training.optimizers import Optimizer, OptimizerName
@@ -227,10 +229,12 @@ def train(
     architecture: Choice,
     processes: Processes = ALONE,
     resume: ResumeFile | None = None,
+    told: Callable[[int, Epoch], None] = lambda *_: None,
 ) -> tuple[SequenceClassifier, list[Epoch]]:
     """Fit from scratch, or from the state that an interrupted run left; equal inputs give equal weights.
 
     The loss of a step is the mean cross-entropy of the batch's rows, in whichever process each is, weighted by class.
+    `told` hears of every epoch, counted from 1, when it is complete; of those of an interrupted run at once.
 
     Raises:
         StageError: The parameters do not suit the data, the device or the processes, or a loss stops being finite.
@@ -247,6 +251,8 @@ def train(
     if resume and (state := resume.read()):
         with reading(resume.path, "state of this training", "; delete it to begin anew"):
             fit.restore(state, processes)
+        for number, epoch in enumerate(fit.epochs, 1):
+            told(number, epoch)
     model = processes.replicate(fit.model)
     precision: AbstractContextManager[Any] = nullcontext()
     if params.mixed_precision is not None:
@@ -287,6 +293,7 @@ def train(
         epoch = Epoch(train_loss, *validate(fit, validation, processes))
         check_finite(len(fit.epochs) + 1, epoch, fit.optimizer.learning_rate)
         fit.end_epoch(epoch, params.keep)
+        told(len(fit.epochs), epoch)
         if not progress.disable:
             progress.set_postfix(
                 epoch=f"{len(fit.epochs)}/{params.epochs}",
@@ -336,13 +343,17 @@ def summary(model: SequenceClassifier, epochs: list[Epoch], keep: str) -> dict[s
     }
 
 
-def loss_table(epochs: list[Epoch]) -> str:
-    """The loss curve as CSV."""
-    rows = [
-        f"{number},{rounded(epoch.train_loss)},{rounded(epoch.validation_loss)}"
-        for number, epoch in enumerate(epochs, 1)
-    ]
-    return "\n".join(["epoch,train_loss,validation_loss", *rows, ""])
+@contextmanager
+def loss_table(path: Path) -> Iterator[Callable[[int, Epoch], None]]:
+    """Yield what adds an epoch to the loss curve (CSV), which can be followed beside its place until it is complete."""
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as table:
+
+        def add(number: int, epoch: Epoch) -> None:
+            table.write(f"{number},{rounded(epoch.train_loss)},{rounded(epoch.validation_loss)}\n")
+            table.flush()
+
+        table.write("epoch,train_loss,validation_loss\n")
+        yield add
 
 
 def fingerprint(data: Prepared, params: Params, architecture: Choice, processes: Processes) -> dict[str, str]:
@@ -371,13 +382,15 @@ def main() -> None:
         state_file = args.checkpoint.with_name(f".{args.checkpoint.stem}.resume")
         inputs = fingerprint(data, params, architecture, processes) if processes.rank == 0 else {}
         resume = ResumeFile(state_file, inputs, params.checkpoint_seconds, processes)
-        model, epochs = train(data, params, architecture, processes, resume)
         if processes.rank == 0:
-            figures = summary(model, epochs, params.keep)
-            save_checkpoint(args.checkpoint, Checkpoint(model.cpu(), figures))
-            write_metrics(args.summary, figures)
-            write_bytes(args.loss, loss_table(epochs).encode())
+            with loss_table(args.loss) as told:
+                model, epochs = train(data, params, architecture, processes, resume, told)
+                figures = summary(model, epochs, params.keep)
+                save_checkpoint(args.checkpoint, Checkpoint(model.cpu(), figures))
+                write_metrics(args.summary, figures)
             resume.remove()
+        else:
+            train(data, params, architecture, processes, resume)
 
 
 if __name__ == "__main__":

@@ -144,6 +144,18 @@ class EarlyStop(StageParams):
         return f"{self.metric}{'>=' if higher else '<='}{max(limits) if higher else min(limits)!r}"
 
 
+class Prune(StageParams):
+    """When a trial stops while it trains: its best validation loss is above the median of the others' at that epoch.
+
+    Attributes:
+        trials: How many must be complete before.
+        epochs: How many a training has in any case.
+    """
+
+    trials: int = Field(default=5, gt=0)
+    epochs: int = Field(default=0, ge=0)
+
+
 class Space(StageParams):
     """A search space.
 
@@ -158,6 +170,7 @@ class Space(StageParams):
         objectives: What is to be as good as possible. With two or more there is no winner, but a front.
         fit: The files that must be fit to ship, such as `onnx.int8`; a trial that breaks this cannot win.
         early_stop: When a trial stops after `train`.
+        prune: When a trial stops while it trains.
         stages: What runs, with all that it needs; null is what writes the figures of the objectives.
     """
 
@@ -171,6 +184,7 @@ class Space(StageParams):
     objectives: list[Objective] = Field(min_length=1)
     fit: list[str] = Field(default_factory=list)
     early_stop: EarlyStop | None = None
+    prune: Prune | None = None
     stages: list[str] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
@@ -250,7 +264,7 @@ def check(space: Space, pipeline: Pipeline) -> None:
     Raises:
         StageError: A key, a value, a stage or a figure is not the project's.
     """
-    for metric in space.metrics():
+    for metric in [*space.metrics(), *(["loss.validation_loss"] if space.prune else [])]:
         pipeline.writer_of(metric)
     for stage in space.stages or []:
         names = sorted(set(pipeline.keys) | {name.partition("@")[0] for name in pipeline.keys})

@@ -34,7 +34,8 @@ from typing import IO, Any, Literal
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT)]
 
-from commands.sweeps.dvc_changes import keep_every_run, remember_yaml  # noqa: E402 - after the path to it
+from commands.sweeps import watching  # noqa: E402 - after the path to it
+from commands.sweeps.dvc_changes import keep_every_run, remember_yaml  # noqa: E402
 
 STOPPED = "-stopped"
 COMPARISONS = {">=": operator.ge, "<=": operator.le}
@@ -69,11 +70,12 @@ class Outcome:
 
     Attributes:
         name: The experiment's name.
-        status: `published`; `stopped` (published, but with nothing after `train`); `failed`; or `unpublished`.
+        status: `published`; `stopped` (published, but with nothing after `train`, or with a part of its losses
+            alone); `failed`; or `unpublished`.
         reference: Its Git reference; None if it failed.
         commit: The SHA of the commit that it points at; None if it failed.
         stage: The stage that failed.
-        error: Its error, or the remote's.
+        error: Its error, or the remote's; of a training that was ended, why.
         ran: The stages that were really executed: neither skipped nor restored from the run cache.
         seconds: How long the trial took, with all of DVC's work.
         publish_seconds: How long the publication of it took.
@@ -252,16 +254,25 @@ class Trial:
         settings: As `dvc exp run -S` takes them, `section.key=value` or `~section.key`.
         stages: Those that are asked for, with all that they need; all if there are none.
         stop_unless: A condition on the figures of `train`, without which nothing else runs; None runs everything.
+        limits: Losses; a training that is above them is ended.
         pull: Take from the DVC remote what another machine has computed.
     """
 
     def __init__(
-        self, revision: str, name: str, settings: list[str], stages: list[str], stop_unless: str | None, *, pull: bool
+        self,
+        revision: str,
+        name: str,
+        settings: list[str],
+        stages: list[str],
+        stop_unless: str | None,
+        limits: watching.Limits,
+        *,
+        pull: bool,
     ) -> None:
         from dvc.repo import Repo
 
         self.revision, self.name, self.settings, self.stages = revision, name, settings, stages
-        self.stop_unless = stop_unless
+        self.stop_unless, self.watch = stop_unless, watching.Watch(limits)
         keep_every_run()
         remember_yaml()
         self.repo = Repo(".")
@@ -278,8 +289,12 @@ class Trial:
 
         try:
             with self.output.watched():
-                if self.stop_unless is not None and not self._may_win(self.stop_unless):
-                    return self._save_stopped()
+                if self.stop_unless is not None or self.watch.limits:
+                    self._train()
+                    if self.watch.found:
+                        return self._save_ended()
+                    if self.stop_unless is not None and not holds(self.stop_unless):
+                        return self._save_stopped()
                 self._delete_stale(self.stages)
                 results = self.repo.experiments.run(
                     targets=self.stages or None, name=self.name, params=self.settings, pull=self.pull
@@ -301,15 +316,33 @@ class Trial:
             return False
         return True
 
-    def _may_win(self, condition: str) -> bool:
+    def _train(self) -> None:
         """Run everything up to `train`, in the workspace: the experiment goes on from there, or ends."""
+        from dvc.exceptions import ReproductionError
         from dvc.utils.cli_parse import to_path_overrides
         from dvc.utils.hydra import apply_overrides
 
         for path, overrides in to_path_overrides(self.settings).items():
             apply_overrides(path, overrides)
-        self.repo.reproduce(targets=["train"], pull=self.pull)
-        return holds(condition)
+        try:
+            with self.watch.watching():
+                self.repo.reproduce(targets=["train"], pull=self.pull)
+        except ReproductionError:
+            if not self.watch.found:
+                raise
+        else:
+            self.watch.found = None  # it was faster
+
+    def _save_ended(self) -> tuple[str, str]:
+        """Save the parameters and the losses so far: DVC takes nothing from a stage that is not complete."""
+        self._delete_stale(["train"])
+        watching.LOSSES.write_text(self.watch.table, encoding="utf-8")
+        name = f"{self.name}{STOPPED}"
+        git("add", "--update")
+        git("add", str(watching.LOSSES))
+        commit = git("commit-tree", git("write-tree"), "-p", self.revision, "-m", f"sweep: {name}: {self.watch.found}")
+        git("update-ref", reference_of(self.revision, name), commit)
+        return name, commit
 
     def _save_stopped(self) -> tuple[str, str]:
         """Save what there is under a name of its own, so that it is not taken for a whole one."""
@@ -369,7 +402,7 @@ def holds(condition: str) -> bool:
 def run_and_publish(args: argparse.Namespace, revision: str, publishing: threading.Lock) -> Outcome:
     """The whole trial, unless it is published already."""
     name = trial_name(revision, args.set, args.stages)
-    names = [name, f"{name}{STOPPED}"] if args.stop_unless else [name]
+    names = [name, f"{name}{STOPPED}"] if args.stop_unless or args.stop_above else [name]
     references = {reference_of(revision, each): each for each in names}
     started = time.perf_counter()
     outcome = Outcome(name, "failed")
@@ -379,11 +412,11 @@ def run_and_publish(args: argparse.Namespace, revision: str, publishing: threadi
             with contextlib.suppress(RemoteError):  # a remote that is down now may be up when the trial is finished
                 if commit := commit_at(args.publish, reference):
                     return Outcome(name, status_of(each), reference, commit, seconds=time.perf_counter() - started)
-        trial = Trial(revision, name, args.set, args.stages, args.stop_unless, pull=args.push_data)
+        trial = Trial(revision, name, args.set, args.stages, args.stop_unless, args.stop_above, pull=args.push_data)
         finished = {each: commit for reference, each in references.items() if (commit := local_commit(reference))}
         each, commit = next(iter(finished.items()), None) or trial.run()
         outcome.reference, outcome.commit = reference_of(revision, each), commit
-        outcome.status = "unpublished"
+        outcome.status, outcome.error = "unpublished", trial.watch.found
         with publishing:
             before = time.perf_counter()
             outcome.commit = publish(trial.repo, commit, outcome.reference, args.publish, push_data=args.push_data)
@@ -421,6 +454,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--stages", nargs="*", default=[], help="run these and what they need (default: all)")
     parser.add_argument("--stop-unless", metavar="METRIC>=VALUE", help="after `train`: else nothing more runs")
+    parser.add_argument(
+        "--stop-above",
+        metavar="EPOCH:LOSS,...",
+        type=watching.from_text,
+        default={},
+        help="while it trains: if no validation loss up to an epoch is as low; then nothing more runs",
+    )
     parser.add_argument("--publish", metavar="URL", default="origin", help="the Git remote (default: origin)")
     parser.add_argument(
         "--push-data", action="store_true", help="push to and pull from the DVC remote: needed where no cache is shared"

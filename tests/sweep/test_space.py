@@ -83,6 +83,8 @@ def test_every_point_of_a_grid_is_checked_not_its_values_alone(refusal: Any) -> 
         ({"remove": ["train.epoch"]}, "remove: there is no train.epoch (did you mean 'epochs'?)"),
         ({"sampler": "random"}, "trials is missing: sampler random has no end of its own"),
         ({"early_stop": {"metric": "train.validation_accuracy", "better": "higher"}}, "early_stop = "),
+        ({"prune": {"trails": 3}}, "unknown key prune.trails"),
+        ({"prune": {"trials": 0}}, "prune.trials = 0: input should be greater than 0"),
     ],
 )
 def test_whatever_is_wrong_is_one_line(refusal: Any, changes: dict[str, Any], message: str) -> None:

@@ -96,6 +96,28 @@ def test_trials_that_cannot_win_run_nothing_after_train(toy: Toy) -> None:
     assert sum(name.endswith("-stopped") for name in toy.experiments()) == 2
 
 
+def test_a_training_that_falls_behind_those_before_it_is_ended_and_not_begun_again(toy: Toy) -> None:
+    toy.set("train.seconds", 5.0)
+    toy.commit()
+    parameters = {"train.learning_rate": {"choices": [0.01, 0.02, 3.0, 1e-6, 0.011]}}
+    space = toy.space(
+        sampler="grid", parameters=parameters, objectives=ACCURACY, prune={"trials": 2, "epochs": 3}, trials=4
+    )
+    output = toy.sweep(space, "--jobs", "1")
+    assert list(trials_of(output).values()) == ["published", "published", "stopped", "stopped"]
+    assert output.count("stopped  ended in training: validation_loss ") == 2
+    assert "4 trials: 2 complete, 2 stopped" in output
+    ran = toy.ran()
+    assert ran["evaluate"] == 2
+    assert ran["train 3 2"] == ran["train 1e-06 2"] == 1
+
+    # Another person, who has the experiments alone, is held to them too.
+    (toy.folder / "sweeps" / "space" / "journal.log").unlink()
+    output = toy.sweep(space, "--jobs", "1", "--trials", "5")
+    assert sorted(trials_of(output).values()) == ["published"] * 3 + ["stopped"] * 2
+    assert sum(toy.ran().values()) == sum(ran.values()) + 2
+
+
 def test_ctrl_c_leaves_nothing_half_published_and_the_next_run_goes_on(toy: Toy, processes: Keep) -> None:
     """As a terminal sends it: to every process of the foreground at once."""
     toy.hold.touch()

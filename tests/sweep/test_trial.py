@@ -79,6 +79,57 @@ def test_a_trial_that_cannot_win_stops_after_train(toy: Toy, clone: Path) -> Non
     assert toy.ran()["train 0.03 2"] == 1, "what ran before the decision is not run again"
 
 
+def test_a_training_that_falls_behind_is_ended_and_its_losses_are_published(toy: Toy, clone: Path) -> None:
+    remote, storage = clone.with_name("remote.git"), clone.with_name("storage")
+    with (clone / ".dvc" / "config.local").open("a") as file:
+        file.write(f"['remote \"storage\"']\n    url = {storage}\n[core]\n    remote = storage\n")
+    settings = (
+        "--set",
+        "train.learning_rate=1.0",
+        "--set",
+        "train.seconds=20.0",
+        "--stages",
+        "evaluate",
+        "--push-data",
+    )
+    # It ends at a loss of 0.2, in ten equal steps from 1: after two of them it is at 0.84.
+    output = toy.trial(*settings, "--stop-above", "1:0.99,2:0.5", folder=clone)
+    why = "ended in training: validation_loss 0.84 after 2 epochs, 0.5 is the others' median"
+    assert output.splitlines()[-1].endswith(f": stopped: {why}")
+    assert toy.ran() == {"train 1 2": 1}
+
+    toy.git("-C", str(clone), "reset", "--hard", "--quiet")
+    assert toy.trial(*settings, "--stop-above", "1:0.99", folder=clone).count("\n") == 1, (
+        "another clone asks the remote"
+    )
+    toy.dvc("exp", "pull", str(remote), "--rev", "HEAD", "--no-cache")
+    [(name, commit)] = toy.experiments().items()
+    assert name.endswith("-stopped")
+    assert toy.git("ls-tree", "-r", "--name-only", commit, "metrics").split() == ["metrics/loss.csv"]
+    epochs = toy.git("show", f"{commit}:metrics/loss.csv").splitlines()[1:]
+    assert 2 <= len(epochs) < 10
+    [shown] = json.loads(toy.dvc("exp", "show", "--json"))[1]["experiments"]
+    assert shown["revs"][0]["data"]["params"]["params.yaml"]["data"]["train"]["learning_rate"] == 1.0
+
+    # Whoever wants it after all runs it to its end.
+    toy.dvc("exp", "apply", name)
+    toy.set("train.seconds", 0.0)
+    toy.dvc("repro", "--quiet", "train", env={"RUN_LOG": str(toy.log)})
+    assert json.loads((toy.folder / "metrics" / "train.json").read_text()) == {"validation_accuracy": 0.8}
+
+
+def test_a_training_that_keeps_up_goes_on(toy: Toy, clone: Path) -> None:
+    arguments = ("--set", "train.learning_rate=0.02", "--set", "train.seconds=2.0", "--stages", "evaluate")
+    output = toy.trial(*arguments, "--stop-above", "1:0.99,2:0.9,10:0.2", folder=clone)
+    assert output.splitlines()[-1].endswith(": published")
+    assert toy.ran() == {"train 0.02 2": 1, "evaluate": 1}
+
+
+def test_a_stage_that_fails_by_itself_is_not_taken_for_one_that_was_ended(toy: Toy, clone: Path) -> None:
+    output = toy.trial("--set", "train.learning_rate=100", "--stop-above", "1:0.9", code=1, folder=clone)
+    assert output.splitlines()[-1].endswith("failed: stage train: the loss is nan with learning_rate 100")
+
+
 def test_a_remote_that_is_down_keeps_the_finished_trial(toy: Toy, clone: Path) -> None:
     remote = clone.with_name("remote.git")
     remote.rename(remote.with_name("away"))
