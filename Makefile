@@ -68,8 +68,9 @@ on-device-training:
 	else echo 'not run: requirements-training.txt cannot be installed here'; fi
 
 on-device-executorch:
-	@echo && echo 'ExecuTorch: its programs through all stages (make test-executorch)'
-	@if $(MAKE) --silent $(EXECUTORCH); then $(MAKE) --silent test-executorch; \
+	@echo && echo 'ExecuTorch: its programs through all stages (make test-executorch tries every kind of net as well)'
+	@if $(MAKE) --silent $(EXECUTORCH); then \
+	EXECUTORCH_TESTS=1 $(RUN) python -m pytest -q --disable-warnings -n auto tests/test_executorch.py; \
 	else echo 'not run: requirements-executorch.txt cannot be installed here'; fi
 
 demo: $(INSTALLED) $(WEB)  ## Try the model in a browser: serves a page on 127.0.0.1
@@ -102,12 +103,12 @@ test-sweep: $(SWEEPING)  ## Test sweeps, also on a cluster and with real remotes
 uv: $(TRAINING)  ## Install uv, which the optional stage training_artifacts needs
 
 test-training: $(TRAINING)  ## Test that what is exported trains further on a device
-	@TRAINING_TESTS=1 $(RUN) python -m pytest -q tests/test_training_artifacts.py tests/shared/device_training
+	@TRAINING_TESTS=1 $(RUN) python -m pytest -q --disable-warnings -n auto tests/test_training_artifacts.py tests/shared/device_training
 
 executorch: $(EXECUTORCH)  ## Install ExecuTorch, for which export.formats may then name executorch
 
-test-executorch: $(EXECUTORCH)  ## Test ExecuTorch programs through all stages (some minutes)
-	@EXECUTORCH_TESTS=1 $(RUN) python -m pytest -q tests/test_executorch.py
+test-executorch: $(EXECUTORCH)  ## Test ExecuTorch programs through all stages, and its column of docs/nets.md (a quarter of an hour)
+	@EXECUTORCH_TESTS=1 $(RUN) python -m pytest -q --disable-warnings -n auto tests/test_executorch.py tests/test_nets.py -k executorch
 
 bench-sweep: $(SWEEPING)  ## Measure sweeps: trials a minute beside DVC's own queue, and what early answers save
 	@$(RUN) python commands/bench_sweep.py

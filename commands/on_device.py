@@ -269,7 +269,7 @@ def check_swift(bundle: Path, scratch: Path) -> str:
 
 
 CHECKS = [
-    Check("Python", "ONNX Runtime, Core ML", check_python),
+    Check("Python", "ONNX Runtime, Core AI, Core ML", check_python),
     Check("JavaScript", "WebAssembly in node", check_node),
     Check("JavaScript", "WebAssembly in a browser", check_page),
     Check("C", "ONNX Runtime", check_c),
@@ -290,7 +290,7 @@ def check_bundle(bundle: Path) -> int:
                 verdict, found = "not run", str(error)
             except (WrongError, StageError) as error:
                 verdict, found, wrong = "WRONG", str(error), wrong + 1
-        print(f"{check.language + ', ' + check.runtime:<38} {verdict}")
+        print(f"{check.language + ', ' + check.runtime:<40} {verdict}")
         for line in found.splitlines():
             print(f"    {printable(line)}", flush=True)
     print(f"\n{len(CHECKS)} checks: {right} right, {wrong} wrong, {len(CHECKS) - right - wrong} not run")

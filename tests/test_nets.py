@@ -1,10 +1,13 @@
 """Nets as engineers write them, through both exporters and all compressors: they compute what PyTorch does, or say why.
 
-`docs/nets.md` is the table of what is found here: `UPDATE=1 pytest tests/test_nets.py` rewrites it.
+`docs/nets.md` is the table of what is found here: `UPDATE=1 pytest tests/test_nets.py` rewrites it, in the columns of
+formats whose packages are installed; ExecuTorch's with `EXECUTORCH_TESTS=1` as well.
 """
 
+import itertools
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from filelock import FileLock
 from onnx import numpy_helper
 
 DOCUMENT = ROOT / "docs" / "nets.md"
@@ -35,10 +39,18 @@ COMPRESS = compress_onnx.Params.model_validate({"variants": ["fp16"], "minimum_s
 BOUNDS = {"fp32": 1e-5, "fp16": 1e-2, "int8": 0.15, "int8_weights": 0.1, "int8_static": 1.0}
 """The largest error of a logit, relative to their standard deviation: of untrained nets with sixteen channels."""
 ONE_LINE = re.compile(
-    r"(ONNX|Core ML|Core AI) cannot carry (.+) of (network[\w.]*): .+; instead: .+; or leave \1 out: export.formats: .+"
+    r"(ONNX|Core ML|Core AI|ExecuTorch) cannot carry (.+) of (network[\w.]*): .+; instead: .+; "
+    r"or leave \1 out: export.formats: .+"
 )
-CORE_AI = why_missing("coreai_torch") is None or "CI" in os.environ
-"""Where its packages cannot be had, its column stays as it is."""
+needs_core_ai = pytest.mark.skipif(
+    not ("CI" in os.environ or why_missing("coreai_torch") is None), reason="Core AI's packages are not installed here"
+)
+needs_executorch = pytest.mark.skipif(
+    not os.environ.get("EXECUTORCH_TESTS"), reason="`make test-executorch` runs it: ExecuTorch is not installed here"
+)
+BATCHES = (1, 2, 15, 16, 32)
+"""Up to the largest that ExecuTorch's programs are for: its exporter may bound the batch by 15 without a word."""
+Carry = Callable[[SequenceClassifier, type[nets.Net], Prepared, Path], dict[str, str]]
 every_net = pytest.mark.parametrize("title", nets.NETS)
 
 
@@ -66,13 +78,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Prepared]:
     return found
 
 
-def error(path: Path, model: SequenceClassifier, net: type[nets.Net]) -> float:
+def error(path: Path, model: SequenceClassifier, net: type[nets.Net], batches: Sequence[int] = (1, 2, 9)) -> float:
     """The largest, at batch sizes that were not traced."""
     run_one_row(path, path)  # apart: a crash is this file's
-    runtime, x = open_runtime(path), sequences(net, 12)
+    runtime, x = open_runtime(path), sequences(net, sum(batches))
     with torch.inference_mode():
         expected = model(torch.from_numpy(x)).numpy()
-    found = np.concatenate([runtime.logits(part) for part in (x[:1], x[1:3], x[3:])])
+    found = np.concatenate([runtime.logits(part) for part in np.split(x, np.cumsum(batches)[:-1])])
     return float(np.abs(found - expected).max() / expected.std())
 
 
@@ -103,7 +115,7 @@ def in_onnx(model: SequenceClassifier, net: type[nets.Net], data: Prepared, fold
     return found
 
 
-def in_coreml(model: SequenceClassifier, net: type[nets.Net], folder: Path) -> dict[str, str]:
+def in_coreml(model: SequenceClassifier, net: type[nets.Net], data: Prepared, folder: Path) -> dict[str, str]:
     """What becomes of a net in Core ML, by variant."""
     found = {}
     for precision, title in (("fp32", "Core ML"), ("fp16", "Core ML fp16")):
@@ -121,7 +133,7 @@ def in_coreml(model: SequenceClassifier, net: type[nets.Net], folder: Path) -> d
     return found | {"Core ML int8": "yes"}
 
 
-def in_coreai(model: SequenceClassifier, net: type[nets.Net], folder: Path) -> dict[str, str]:
+def in_coreai(model: SequenceClassifier, net: type[nets.Net], data: Prepared, folder: Path) -> dict[str, str]:
     """What becomes of a net in Core AI, in full precision."""
     path, checkpoint = folder / "classifier-fp32.aimodel", Checkpoint(model, {})
     try:
@@ -137,40 +149,87 @@ def in_coreai(model: SequenceClassifier, net: type[nets.Net], folder: Path) -> d
     return {"Core AI": "yes"}
 
 
-COLUMNS = ["ONNX", *compress_onnx.RECIPES, "Core ML", "Core ML fp16", "Core ML int8", "Core AI"]
-HEAD = f"| net | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}\n"
+def in_executorch(model: SequenceClassifier, net: type[nets.Net], data: Prepared, folder: Path) -> dict[str, str]:
+    """What becomes of a net in ExecuTorch, in full precision."""
+    from shared.conversion.executorch_program import convert
+
+    path = folder / "classifier-fp32.pte"
+    try:
+        path.write_bytes(convert(Checkpoint(model, {}), EXPORT_NAMES, max(BATCHES)))
+    except StageError as problem:
+        return {"ExecuTorch": refused(problem)}
+    try:
+        found = error(path, model, net, BATCHES)
+    except StageError as problem:  # its exporter writes programs that its runtime refuses
+        [code] = re.findall(r"error:? 0x:?(\d\d)$", str(problem))
+        return {"ExecuTorch": f"wrong: error 0x{code}"}
+    assert found < BOUNDS["fp32"]
+    return {"ExecuTorch": "yes"}
 
 
-def documented() -> dict[str, str]:
-    """The rows of the table, by net."""
-    _, _, table = DOCUMENT.read_text().partition(HEAD)
-    return {row.split(" | ")[0].removeprefix("| "): row for row in table.splitlines()}
+COLUMNS = {
+    in_onnx: ["ONNX", *compress_onnx.RECIPES],
+    in_coreml: ["Core ML", "Core ML fp16", "Core ML int8"],
+    in_coreai: ["Core AI"],
+    in_executorch: ["ExecuTorch"],
+}
+HEAD = ["net", *itertools.chain.from_iterable(COLUMNS.values())]
 
 
-def documented_of(title: str, column: str) -> str:
-    """What the table says of a net and a column."""
-    return documented()[title].removesuffix(" |").split(" | ")[1 + COLUMNS.index(column)].removesuffix(" |")
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def documented() -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The columns of the table, and what each says of each net."""
+    head, _, *rows = (line for line in DOCUMENT.read_text().splitlines() if line.startswith("|"))
+    cells = [dict(zip(cells_of(head), cells_of(row), strict=True)) for row in rows]
+    return cells_of(head), {row["net"]: row for row in cells}
+
+
+def update(title: str, found: dict[str, str]) -> None:
+    """Write what was found of a net into the table."""
+    text, _, _ = DOCUMENT.read_text().partition("| net |")
+    _, rows = documented()
+    rows[title] = rows.get(title, {"net": title}) | found
+    cells = [HEAD, *([rows[net].get(column, "") for column in HEAD] for net in nets.NETS if net in rows)]
+    head, *lines = (f"| {' | '.join(each)} |" for each in cells)
+    DOCUMENT.write_text(text + "\n".join([head, f"|{'---|' * len(HEAD)}", *lines, ""]))
 
 
 @every_net
+@pytest.mark.parametrize(
+    "carry",
+    [
+        in_onnx,
+        in_coreml,
+        pytest.param(in_coreai, marks=needs_core_ai),
+        pytest.param(in_executorch, marks=needs_executorch),
+    ],
+)
 def test_a_net_computes_what_it_does_in_pytorch_or_one_line_says_why_not(
-    title: str, prepared: dict[bool, Prepared], tmp_path: Path
+    carry: Carry, title: str, prepared: dict[bool, Prepared], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     net = nets.NETS[title]
-    model = nets.classifier(net)
-    outcome = in_onnx(model, net, prepared[net.tokens], tmp_path) | in_coreml(model, net, tmp_path)
-    outcome |= in_coreai(model, net, tmp_path) if CORE_AI else {"Core AI": documented_of(title, "Core AI")}
-    row = f"| {title} | {' | '.join(outcome.get(column, '') for column in COLUMNS)} |"
+    outcome = carry(nets.classifier(net), net, prepared[net.tokens], tmp_path)
+    found = dict.fromkeys(COLUMNS[carry], "") | outcome
     if os.environ.get("UPDATE"):
-        rows = documented() | {title: row}
-        text, _, _ = DOCUMENT.read_text().partition(HEAD)
-        DOCUMENT.write_text(text + HEAD + "".join(f"{rows[name]}\n" for name in nets.NETS if name in rows))
-    assert documented()[title] == row
+        with FileLock(tmp_path_factory.getbasetemp().parent / "nets.lock"):  # one at a time of `pytest -n auto`
+            update(title, found)
+    row = documented()[1][title]
+    assert {column: row[column] for column in found} == found
 
 
 def test_the_table_has_every_net_and_no_other() -> None:
-    assert list(documented()) == list(nets.NETS)
+    columns, rows = documented()
+    assert columns == HEAD
+    assert list(rows) == list(nets.NETS)
     assert len(nets.NETS) >= 25
+
+
+def test_the_document_names_the_release_of_executorch_that_requirements_pin() -> None:
+    [pinned] = re.findall(r"^executorch==(\S+)$", (ROOT / "requirements-executorch.txt").read_text(), re.MULTILINE)
+    assert f"ExecuTorch {pinned}" in DOCUMENT.read_text()
 
 
 @pytest.mark.parametrize(
