@@ -167,7 +167,7 @@ def in_executorch(model: SequenceClassifier, net: type[nets.Net], data: Prepared
     return {"ExecuTorch": "yes"}
 
 
-COLUMNS = {
+COLUMNS: dict[Carry, list[str]] = {
     in_onnx: ["ONNX", *compress_onnx.RECIPES],
     in_coreml: ["Core ML", "Core ML fp16", "Core ML int8"],
     in_coreai: ["Core AI"],
