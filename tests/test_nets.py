@@ -1,7 +1,8 @@
 """Nets as engineers write them, through both exporters and all compressors: they compute what PyTorch does, or say why.
 
 `docs/nets.md` is the table of what is found here: `UPDATE=1 pytest tests/test_nets.py` rewrites it, in the columns of
-formats whose packages are installed; ExecuTorch's with `EXECUTORCH_TESTS=1` as well.
+formats whose packages are installed; ExecuTorch's with `EXECUTORCH_TESTS=1` as well. `make test-nets` runs all nets,
+`make test` a third.
 """
 
 import itertools
@@ -51,7 +52,18 @@ needs_executorch = pytest.mark.skipif(
 BATCHES = (1, 2, 15, 16, 32)
 """Up to the largest that ExecuTorch's programs are for: its exporter may bound the batch by 15 without a word."""
 Carry = Callable[[SequenceClassifier, type[nets.Net], Prepared, Path], dict[str, str]]
-every_net = pytest.mark.parametrize("title", nets.NETS)
+IN_EVERY_RUN = 3
+"""Of so many nets, one is in every `make test`; the others take minutes."""
+ALL = bool({"ALL_NETS", "EXECUTORCH_TESTS", "UPDATE"} & os.environ.keys())
+every_net = pytest.mark.parametrize(
+    "title",
+    [
+        pytest.param(
+            title, marks=pytest.mark.skipif(not (ALL or number % IN_EVERY_RUN == 0), reason="`make test-nets`")
+        )
+        for number, title in enumerate(nets.NETS)
+    ],
+)
 
 
 def sequences(net: type[nets.Net], rows: int) -> Floats:
