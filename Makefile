@@ -70,7 +70,7 @@ on-device-training:
 on-device-executorch:
 	@echo && echo 'ExecuTorch: its programs through all stages (make test-executorch tries every kind of net as well)'
 	@if $(MAKE) --silent $(EXECUTORCH); then \
-	EXECUTORCH_TESTS=1 $(RUN) python -m pytest -q --disable-warnings -n auto tests/test_executorch.py; \
+	EXECUTORCH_TESTS=1 $(RUN) python -m pytest -q --disable-warnings tests/test_executorch.py; \
 	else echo 'not run: requirements-executorch.txt cannot be installed here'; fi
 
 demo: $(INSTALLED) $(WEB)  ## Try the model in a browser: serves a page on 127.0.0.1
@@ -106,7 +106,7 @@ test-sweep: $(SWEEPING)  ## Test sweeps, also on a cluster and with real remotes
 uv: $(TRAINING)  ## Install uv, which the optional stage training_artifacts needs
 
 test-training: $(TRAINING)  ## Test that what is exported trains further on a device
-	@TRAINING_TESTS=1 $(RUN) python -m pytest -q --disable-warnings -n auto tests/test_training_artifacts.py tests/shared/device_training
+	@TRAINING_TESTS=1 $(RUN) python -m pytest -q --disable-warnings tests/test_training_artifacts.py tests/shared/device_training
 
 executorch: $(EXECUTORCH)  ## Install ExecuTorch, for which export.formats may then name executorch
 
