@@ -446,6 +446,19 @@ def end_with(parent: int, publishing: threading.Lock) -> None:
         os.killpg(0, signal.SIGKILL)
 
 
+def end_group_after_this() -> None:
+    """End the stages of this process when it is gone, whatever ended it: Ray kills what a worker started, and no more.
+
+    A child holds one end of a pipe whose other end nobody else has. It is of this process's group, and ends with it.
+    """
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.close(writer)
+        os.read(reader, 1)
+        os.killpg(0, signal.SIGKILL)
+    os.close(reader)
+
+
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -466,7 +479,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--push-data", action="store_true", help="push to and pull from the DVC remote: needed where no cache is shared"
     )
     parser.add_argument("--outcome", metavar="FILE", type=Path, help="where to write the outcome, as JSON")
-    parser.add_argument("--end-with-stdin", action="store_true", help="end when stdin closes: the caller is gone")
+    parser.add_argument(
+        "--end-with-stdin",
+        action="store_true",
+        help="end when stdin closes: the caller is gone; needs a process group of its own",
+    )
     args = parser.parse_args(arguments)
     if args.outcome:
         args.outcome = args.outcome.resolve()
@@ -481,6 +498,7 @@ def main() -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     publishing = threading.Lock()
     if args.end_with_stdin:
+        end_group_after_this()
         threading.Thread(target=end_with, args=(sys.stdin.fileno(), publishing), daemon=True).start()
     try:
         revision = git("rev-parse", "HEAD")

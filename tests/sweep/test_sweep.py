@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.sweep.conftest import ACCURACY, GRID, LEARNING_RATES, NEEDS_RAY, Keep, Toy, trials_of, wait_for
@@ -15,13 +17,13 @@ VERDICTS = {"train.learning_rate": {"choices": [0.01, 0.03]}, "verify.limit": {"
 
 
 def trial_processes(toy: Toy) -> list[psutil.Process]:
-    """The processes of trials in this project's clones."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
+    """The processes of trials in this project's clones, without the child that each has to end its group."""
+    found = {}
+    for process in psutil.process_iter(["cmdline", "cwd", "ppid"]):
         words = process.info["cmdline"] or []
         if "commands/sweeps/trial.py" in words and str(process.info["cwd"]).startswith(str(toy.folder)):
-            found.append(process)
-    return found
+            found[process.pid] = process
+    return [process for process in found.values() if process.info["ppid"] not in found]
 
 
 def test_a_grid_ends_in_experiments_and_nothing_is_computed_twice(toy: Toy) -> None:
@@ -147,6 +149,32 @@ def test_a_trial_whose_process_is_killed_begins_again(toy: Toy, processes: Keep)
     assert process.returncode == 0, output
     assert sorted(trials_of(output).values()) == ["published"] * 2
     assert sum(count for stage, count in toy.ran().items() if "train" in stage) == 3
+
+
+def test_stages_of_a_killed_trial_end_when_nobody_is_left_to_end_them(
+    toy: Toy, tmp_path: Path, processes: Keep
+) -> None:
+    """Ray kills a trial's process when it ends a worker, and leaves what that has started."""
+    toy.hold.touch()
+    toy.git("clone", "--quiet", str(toy.folder), str(tmp_path / "clone"))
+    process = processes(
+        subprocess.Popen(
+            [sys.executable, "commands/sweeps/trial.py", "--set", "train.layers=3", "--end-with-stdin"],
+            cwd=tmp_path / "clone",
+            env={**os.environ, **toy.environment()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+    )
+    wait_for(lambda: any("train" in stage for stage in toy.ran()), process)
+    stages = psutil.Process(process.pid).children(recursive=True)
+    assert any("stages/train.py" in stage.cmdline() for stage in stages)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(stage.is_running() and stage.status() != psutil.STATUS_ZOMBIE for stage in stages))
 
 
 def test_a_killed_driver_takes_its_trials_along_and_the_next_one_goes_on(toy: Toy, processes: Keep) -> None:
