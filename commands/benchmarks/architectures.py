@@ -1,18 +1,14 @@
 """Every architecture, untrained: sizes and latency."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
-import export_coreml
 import export_onnx
+from commands.benchmarks.untrained import export_packages, run_stage, save_untrained
 from shared.data.sequences import Prepared
 from shared.execution.runners import Batch, OnnxRunner, PyTorchRunner
 from shared.execution.timing import alternate, typical
 from shared.files.inspection import inspect_file
-from shared.network.architectures import ARCHITECTURES, ArchitectureParams
-from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
-from shared.params import read_params
+from shared.network.architectures import ARCHITECTURES
 
 from tabulate import tabulate
 
@@ -20,28 +16,14 @@ from tabulate import tabulate
 def bench(clone: Path) -> None:
     """Sizes and latency of every architecture with its committed options; neither depends on how long it is trained."""
     schema = Prepared(clone / "data" / "prepared").schema
-    section = read_params("architecture", ArchitectureParams)
     one = Batch(Prepared(clone / "data" / "prepared").split("test").sequences[:1], None)
     rows: dict[str, list[str]] = {}
     calls = {}
     for name in sorted(ARCHITECTURES):
-        config = ModelConfig(
-            features=schema.features,
-            time_steps=schema.time_steps,
-            classes=schema.classes,
-            ragged=schema.ragged,
-            standardize=False,
-            architecture=name,
-            options=section.model_copy(update={"name": name}).options,
-        )
-        folder = clone / "architectures" / name
-        checkpoint, onnx, *packages = (
-            folder / file for file in ("classifier.pt", "fp32.onnx", "fp32.mlpackage", "fp16.mlpackage")
-        )
-        folder.mkdir(parents=True)
-        save_checkpoint(checkpoint, Checkpoint(SequenceClassifier(config).eval(), {}))
+        checkpoint = save_untrained(name, schema, clone / "architectures" / name)
+        onnx = checkpoint.with_name("fp32.onnx")
         run_stage(export_onnx, checkpoint, onnx)
-        run_stage(export_coreml, checkpoint, *packages)
+        packages = export_packages(checkpoint).values()
         facts = inspect_file(onnx)
         sizes = [facts.bytes, *(inspect_file(package).bytes for package in packages)]
         rows[name] = [f"{facts.weights:,}", *(f"{size:,} B" for size in sizes)]
@@ -55,9 +37,3 @@ def bench(clone: Path) -> None:
         for name, row in rows.items()
     ]
     print(tabulate([columns, *table], tablefmt="plain", disable_numparse=True, colalign=("left", *["right"] * 6)))
-
-
-def run_stage(stage: ModuleType, *paths: Path) -> None:
-    """Run a stage in this process, with the parameters in the current folder."""
-    sys.argv = [f"{stage.__name__}.py", *map(str, paths)]
-    stage.main()

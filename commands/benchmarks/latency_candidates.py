@@ -10,9 +10,9 @@ from typing import Any
 
 import compress_onnx
 import export_onnx
-from commands.benchmarks.architectures import run_stage
 from commands.benchmarks.lstm_graphs import GRAPHS, Net
 from commands.benchmarks.tutorial import TutorialModel
+from commands.benchmarks.untrained import run_stage
 from shared.conversion.stock_export import export_stock
 from shared.execution.runners import Batch, OnnxRunner, PyTorchRunner
 from shared.execution.runtimes import open_session, session_options
