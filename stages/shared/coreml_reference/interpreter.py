@@ -16,8 +16,8 @@ from shared.coreml_reference import ops  # noqa: F401 (fills the registry)
 from shared.coreml_reference.errors import CoreMLReferenceError, EvaluationError, UnsupportedError
 from shared.coreml_reference.features import LARGEST_TENSOR
 from shared.coreml_reference.program import DeclaredShape, SavedProgram
-from shared.coreml_reference.registry import KERNELS, MOVING, REFUSED, Kernel
-from shared.coreml_reference.rounding import round_in_place
+from shared.coreml_reference.registry import KERNELS, MOVING, REFUSED, SINGLE, Kernel
+from shared.coreml_reference.rounding import FORMATS, rounded
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,7 @@ class Step:
         release: The slots that nothing reads after this op.
         unread: The slots of results that nothing reads at all.
         rounded: Whether the results need no rounding, since they hold elements that were rounded to the same dtype.
+        single: Whether the kernel computes in float32 what is held in it.
         takes_execution: Whether the kernel asks for the running `Execution`, to run blocks.
         sized_by_values: Whether the shapes of the results can depend on the values of the function's inputs.
     """
@@ -78,6 +79,7 @@ class Step:
     release: list[int] = field(default_factory=list)
     unread: set[int] = field(default_factory=set)
     rounded: bool = False
+    single: bool = False
     takes_execution: bool = False
     sized_by_values: bool = False
 
@@ -109,7 +111,8 @@ class Interpreter:
 
     Args:
         program: The function, as loaded.
-        compute: "declared" rounds every result to the dtype that the program declares; "exact" stays in float64.
+        compute: "declared" rounds every result to the dtype that the program declares, and holds it in float32; "exact"
+            stays in float64.
         loop_passes, loop_seconds: The most that the loops of one run may take.
     """
 
@@ -190,7 +193,7 @@ class Interpreter:
         steps: list[Step] = []
         for operation in block.operations:
             if operation.op_type == "const":
-                self.values[self._slot(operation.outputs[0])] = _decode(operation.outputs[0])
+                self.values[self._slot(operation.outputs[0])] = self._decode(operation.outputs[0])
                 continue
             step = self._step(operation)
             if step.variables or operation.op_type in NOT_FOLDED:
@@ -214,6 +217,7 @@ class Interpreter:
             raise UnsupportedError(f"{title}: the evaluator has no kernel for this op")
         kernel = KERNELS[op_type]
         accepted = _parameters(kernel)
+        single = SINGLE[op_type] or self.exact
         constants: dict[str, Any] = {}
         variables: list[tuple[str, int | list[int]]] = []
         for name, value in operation.inputs.items():
@@ -223,7 +227,7 @@ class Interpreter:
                 raise UnsupportedError(f"{title}: its kernel takes no input {name!r}")
             slots = [self._slot(v) for v in value] if isinstance(value, list | tuple) else self._slot(value)
             if all(slot in self.values for slot in _flat(slots)):
-                constants[name] = [self.values[s] for s in slots] if isinstance(slots, list) else self.values[slots]
+                constants[name] = _argument(self.values, slots, single)
             else:
                 variables.append((name, slots))
         for block in operation.blocks:
@@ -244,6 +248,7 @@ class Interpreter:
             variables,
             results,
             rounded=self._moves(operation, constants.get("mode"), results),
+            single=single,
             takes_execution="execution" in accepted,
             sized_by_values=bool(sizes) or op_type in {"non_zero", "range_1d"},
         )
@@ -271,6 +276,22 @@ class Interpreter:
             plan = self.plans[id(block)]
             slots |= set(plan.outputs).union(*(self._read(inner) for inner in plan.steps))
         return slots
+
+    def _decode(self, variable: Any) -> Any:
+        """Turn a constant into what kernels take: text and lists as they are, the rest as arrays."""
+        value = variable.val
+        if value is None:  # a list, whose value coremltools keeps on the op
+            value = variable.op.val.val
+        if hasattr(value, "ls"):
+            return value.ls
+        if isinstance(value, str):
+            return str(value)
+        array = np.asarray(value)
+        return _frozen(array.astype(self.held(array.dtype)) if array.dtype.kind == "f" else array)
+
+    def held(self, dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+        """The type that holds values of a declared floating-point dtype."""
+        return np.float64 if self.exact or dtype == np.float64 else np.float32
 
     def _slot(self, variable: Any) -> int:
         return self._slots.setdefault(id(variable), len(self._slots))
@@ -339,7 +360,7 @@ class Execution:
         values = self.values
         arguments = step.constants.copy()
         for name, slots in step.variables:
-            arguments[name] = [values[slot] for slot in slots] if isinstance(slots, list) else values[slots]
+            arguments[name] = _argument(values, slots, step.single)
         if step.takes_execution:
             arguments["execution"] = self
         for result in step.results:
@@ -357,6 +378,8 @@ class Execution:
         outputs = list(computed) if isinstance(computed, tuple) else [computed]
         if len(outputs) != len(step.results):
             raise EvaluationError(f"{step.title}: {len(outputs)} results; the program declares {len(step.results)}")
+        if step.single and not step.rounded and not self.quiet and _overflows(outputs, arguments):
+            self._report(step, step.results[0])
         inputs = {id(value) for argument in arguments.values() for value in _members(argument)}
         del computed, arguments
         for slot in step.release:
@@ -387,8 +410,10 @@ class Execution:
         if result.dtype.kind == "f":
             if array.dtype.kind not in "fiub":
                 raise EvaluationError(f"{title}: result {result.name!r} is {array.dtype}; declared {result.dtype}")
-            array = array.astype(np.float64, copy=False)
-            return array if rounded else self._rounded(array, result.dtype, step, fresh)
+            held = self.interpreter.held(result.dtype)
+            if rounded or held == np.float64:
+                return array.astype(held, copy=False)
+            return self._rounded(array, result, step, fresh)
         if array.dtype == result.dtype:
             return array
         with np.errstate(all="ignore"):
@@ -397,15 +422,19 @@ class Execution:
             raise EvaluationError(f"{title}: result {result.name!r} is {array.dtype}; declared {result.dtype}")
         return cast
 
-    def _rounded(self, array: Array, dtype: np.dtype[Any], step: Step | None, fresh: bool) -> Array:
-        if self.interpreter.exact or dtype == np.float64:
-            return array
+    def _rounded(self, array: Array, result: Result, step: Step | None, fresh: bool) -> Array:
+        if array.dtype not in FORMATS:
+            array = array.astype(np.float64)
         # In place where nobody else has it: that is what a big activation's time and peak memory hang on.
-        if not (fresh and array.base is None and array.flags.writeable and array.flags.forc):
-            array = array.copy()
-        if round_in_place(array, dtype) and step is not None and not self.quiet:
-            self.interpreter.report(Overflow(step.operation.name, step.operation.op_type, str(dtype)))
+        own = fresh and array.base is None and array.flags.writeable and array.flags.forc
+        assert result.dtype is not None
+        array, overflow = rounded(array, result.dtype, overwrite=own)
+        if overflow and step is not None and not self.quiet:
+            self._report(step, result)
         return array
+
+    def _report(self, step: Step, result: Result) -> None:
+        self.interpreter.report(Overflow(step.operation.name, step.operation.op_type, str(result.dtype)))
 
     def _check_shape(self, result: Result, shape: tuple[int, ...], title: str) -> None:
         declared = result.shape
@@ -464,6 +493,30 @@ def _holds_loop(operation: Any) -> bool:
     )
 
 
+def _argument(values: dict[int, Any], slots: int | list[int], single: bool) -> Any:
+    """A kernel's argument: a value, or a list of them; in float64 unless the kernel takes float32."""
+    if isinstance(slots, list):
+        return [_argument(values, slot, single) for slot in slots]
+    value = values[slots]
+    if single or not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        return value
+    return value.astype(np.float64)
+
+
+def _overflows(outputs: list[Any], arguments: dict[str, Any]) -> bool:
+    """Whether a result in float32 is infinite, and no argument is."""
+    singles = [array for array in outputs if isinstance(array, np.ndarray) and array.dtype == np.float32]
+    # The sum of what is not finite is not finite.
+    if not any(not np.isfinite(array.sum()) and np.isinf(array).any() for array in singles):
+        return False
+    floats = (array for argument in arguments.values() for array in _members(argument) if _is_float(array))
+    return all(np.isfinite(array).all() for array in floats)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
 def _parameters(kernel: Callable[..., Any]) -> set[str]:
     return set(inspect.signature(kernel).parameters)
 
@@ -498,19 +551,6 @@ def _merged(inferred: Sequence[Any], declared: DeclaredShape | None) -> tuple[An
         int(size) if getattr(size, "is_Symbol", None) is None else size if known is None else known
         for size, known in zip(inferred, declared, strict=True)
     )
-
-
-def _decode(variable: Any) -> Any:
-    """Turn a constant into what kernels take: text and lists as they are, floats as float64, the rest as arrays."""
-    value = variable.val
-    if value is None:  # a list, whose value coremltools keeps on the op
-        value = variable.op.val.val
-    if hasattr(value, "ls"):
-        return value.ls
-    if isinstance(value, str):
-        return str(value)
-    array = np.asarray(value)
-    return _frozen(array.astype(np.float64) if array.dtype.kind == "f" else array)
 
 
 def _frozen(value: Any) -> Any:

@@ -46,8 +46,9 @@ class CoreMLReference:
     Args:
         path: The .mlpackage.
         function_name: Which function of a package with several; the package's default one if left out.
-        compute: "declared" rounds every op's result to the dtype that the program declares; "exact" computes in float64
-            without rounding and returns float64, so that the distance between the two is what the precision costs.
+        compute: "declared" rounds every op's result to the dtype that the program declares; it is computed in float32
+            where the op's kernel says that this is enough, in float64 elsewhere. "exact" computes in float64 without
+            rounding and returns float64, so that the distance between the two is what the precision costs.
         loop_passes: The most passes that the loops of one prediction may take together.
         loop_seconds: The most time that a prediction with loops may take.
 
@@ -146,7 +147,7 @@ class CoreMLReference:
                 if feature.default is None:
                     raise InputError(f"input {name!r} is missing: {feature.dtype} {feature.shape_text()}")
                 value = np.full(feature.shape, feature.default)
-            arguments[name] = _working(feature.convert(value))
+            arguments[name] = feature.convert(value)
             declared = self._interpreter.inputs[name].shape
             if arguments[name].shape == (1,) and declared == ():
                 arguments[name] = arguments[name].reshape(())
@@ -163,7 +164,7 @@ class CoreMLReference:
         if dtype is not None and not (self.compute == "exact" and dtype.kind == "f"):
             with np.errstate(over="ignore"):
                 value = value.astype(dtype)
-        return value.reshape(1) if value.ndim == 0 else np.array(value)
+        return value.reshape(1) if value.ndim == 0 else np.array(value, order="C")
 
 
 def _working(array: Array) -> Array:

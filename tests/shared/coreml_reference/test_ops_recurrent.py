@@ -169,7 +169,7 @@ def test_activations() -> None:
     assert EXPECTED_ACTIVATIONS.keys() == ACTIVATIONS.keys()
     x = np.array([-40.0, -2.6, -1.0, -0.1, 0.0, 0.3, 2.4, 2.6, 40.0])
     for name, expected in EXPECTED_ACTIVATIONS.items():
-        np.testing.assert_allclose(ACTIVATIONS[name](x), expected(x), atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(ACTIVATIONS[name](x.copy()), expected(x), atol=1e-15, err_msg=name)
 
 
 def test_unknown_activations_and_directions_are_named() -> None:

@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,24 @@ def test_an_fp16_overflow_is_reported_once(save_program: Callable[..., Path]) ->
         model.predict({"x": np.array([np.inf, 1.0])})
     assert [overflow.op_type for overflow in model.overflows] == ["exp"]
     assert next(iter(exact.predict({"x": np.array([20.0, 1.0])}).values()))[0] == pytest.approx(np.exp(20))
+
+
+@pytest.mark.parametrize("op_type", ["exp", "log", "mul"])
+def test_an_fp32_overflow_is_reported_and_a_pole_is_none(op_type: str, save_program: Callable[..., Path]) -> None:
+    """Whether the kernel computes in float32 or in float64."""
+    functions = {
+        "exp": mb.exp,
+        "log": lambda x, **rest: mb.log(x=x, epsilon=0.0, **rest),
+        "mul": partial(mb.mul, y=1e9),
+    }
+    model = CoreMLReference(save_program(lambda x: functions[op_type](x=x, name="op"), (2,)))
+    with warnings.catch_warnings(action="error"):
+        for value in (1.0, np.inf, np.nan, 0.0):
+            model.predict({"x": np.array([value, 1.0])})
+    if op_type != "log":
+        with pytest.warns(RuntimeWarning, match=rf"op 'op' \({op_type}\): a finite result is infinite in float32"):
+            (value,) = model.predict({"x": np.array([1e30, 1.0])}).values()
+        assert np.isinf(value[0])
 
 
 def test_values_are_freed_after_their_last_use(save_program: Callable[..., Path]) -> None:

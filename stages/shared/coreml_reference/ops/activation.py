@@ -1,5 +1,6 @@
 """Activations: functions of each element (some with a parameter per channel), and `softmax`."""
 
+import math
 from collections.abc import Callable
 from typing import Any, SupportsInt
 
@@ -22,6 +23,8 @@ OF_X: dict[str, Callable[[Array], Any]] = {
     "softplus": lambda x: np.logaddexp(0, x),
     "softsign": lambda x: x / (1 + np.abs(x)),
 }
+
+SINGLE = {"relu6", "sigmoid", "silu", "softsign"}
 
 # op: f(x, alpha)
 OF_X_ALPHA: dict[str, Callable[[Array, Array], Any]] = {
@@ -56,14 +59,14 @@ def _of_x_alpha_beta(function: Callable[[Array, Array, Array], Any]) -> Callable
 
 
 for _op_type, _one in OF_X.items():
-    kernel(_op_type)(_of_x(_one))
+    kernel(_op_type, moving=_op_type == "relu", single=_op_type in SINGLE)(_of_x(_one))
 for _op_type, _two in OF_X_ALPHA.items():
     kernel(_op_type)(_of_x_alpha(_two))
 for _op_type, _three in OF_X_ALPHA_BETA.items():
     kernel(_op_type)(_of_x_alpha_beta(_three))
 
 
-@kernel("gelu")
+@kernel("gelu", single=True)
 def gelu(x: Array, mode: str = "EXACT") -> Array:
     """Return `x * Phi(x)`, Phi the normal distribution's cumulative function, or one of its approximations.
 
@@ -74,13 +77,13 @@ def gelu(x: Array, mode: str = "EXACT") -> Array:
         return np.asarray(x * ndtr(x))
     if mode == "TANH_APPROXIMATION":
         # (1 + tanh(y)) / 2 is sigmoid(2 y), which keeps its digits far below zero.
-        return np.asarray(x * expit(2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x * x * x)))
+        return np.asarray(x * expit(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
     if mode == "SIGMOID_APPROXIMATION":
         return np.asarray(x * expit(1.702 * x))
     raise EvaluationError(f"unknown mode {mode!r}: EXACT, TANH_APPROXIMATION or SIGMOID_APPROXIMATION")
 
 
-@kernel("softmax")
+@kernel("softmax", single=True)
 def softmax(x: Array, axis: SupportsInt = -1) -> Array:
     """Return `exp(x) / sum(exp(x))`, the sum along `axis`; the maximum is taken off first, so nothing overflows."""
     powers: Array = np.asarray(x - x.max(axis=int(axis), keepdims=True))

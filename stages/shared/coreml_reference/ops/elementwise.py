@@ -56,6 +56,24 @@ BINARY: dict[str, Callable[[Array, Array], Any]] = {
     "sub": np.subtract,
 }
 
+# Correctly rounded in float32; and two that are off by the last bit at most.
+SINGLE = {
+    "abs",
+    "add",
+    "ceil",
+    "exp",
+    "floor",
+    "maximum",
+    "minimum",
+    "mul",
+    "round",
+    "sign",
+    "sqrt",
+    "square",
+    "sub",
+    "tanh",
+}
+
 INTEGERS = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "uint16": np.uint16, "int32": np.int32}
 
 
@@ -68,9 +86,9 @@ def _binary(function: Callable[[Array, Array], Any]) -> Callable[[Array, Array],
 
 
 for _op_type, _function_of_x in UNARY.items():
-    kernel(_op_type)(_unary(_function_of_x))
+    kernel(_op_type, single=_op_type in SINGLE)(_unary(_function_of_x))
 for _op_type, _function_of_x_and_y in BINARY.items():
-    kernel(_op_type)(_binary(_function_of_x_and_y))
+    kernel(_op_type, single=_op_type in SINGLE)(_binary(_function_of_x_and_y))
 
 
 @kernel("real_div")
@@ -108,13 +126,13 @@ def rsqrt(x: Array, epsilon: Array | float = 1e-12) -> Array:
     return np.asarray(1 / np.sqrt(x + epsilon))
 
 
-@kernel("clip")
+@kernel("clip", single=True)
 def clip(x: Array, alpha: Array, beta: Array) -> Array:
     """Return `min(max(x, alpha), beta)`."""
     return np.asarray(np.minimum(np.maximum(x, alpha), beta))
 
 
-@kernel("threshold")
+@kernel("threshold", single=True)
 def threshold(x: Array, alpha: Array) -> Array:
     """Return `max(x, alpha)`."""
     return np.asarray(np.maximum(x, alpha))
@@ -128,7 +146,7 @@ def select(cond: Array, a: Array | None = None, b: Array | None = None) -> Array
     return np.where(cond, a, b)
 
 
-@kernel("cast")
+@kernel("cast", single=True)
 def cast(x: Array, dtype: str) -> Array:
     """Return x as `dtype`: "bool" is `x != 0`, floats lose their fraction on the way to an integer.
 
@@ -138,12 +156,13 @@ def cast(x: Array, dtype: str) -> Array:
         return np.asarray(x != 0)
     if dtype in INTEGERS:
         return to_integer(x, INTEGERS[dtype])
-    return x.astype(np.float64)
+    return x if x.dtype.kind == "f" else x.astype(np.float64)
 
 
 def to_integer(x: Array, dtype: Any) -> Array:
     """Cut towards zero, saturate at int32, wrap around in narrower types: what the C cast does on Apple's CPUs."""
     if x.dtype.kind == "f":
         limits = np.iinfo(np.int32)
-        x = np.clip(np.nan_to_num(np.trunc(x), nan=0.0), limits.min, limits.max).astype(np.int32)
+        x = np.nan_to_num(np.trunc(x.astype(np.float64)), nan=0.0)  # float32 has no 2 ** 31 - 1
+        x = np.clip(x, limits.min, limits.max).astype(np.int32)
     return x.astype(dtype)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-@kernel("linear")
+@kernel("linear", single=True)
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Return `x @ weight.T + bias`; x is (..., inputs), weight is (outputs, inputs), bias is (outputs,)."""
     product: Array = np.empty((*x.shape[:-1], weight.shape[0]), np.result_type(x, weight))
@@ -21,7 +21,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return product
 
 
-@kernel("matmul")
+@kernel("matmul", single=True)
 def matmul(x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = False) -> Array:
     """Return `x @ y` as numpy does, after swapping the last two axes of an operand whose flag is set."""
     if transpose_x and x.ndim > 1:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-@kernel("batch_norm")
+@kernel("batch_norm", single=True)
 def batch_norm(
     x: Array,
     mean: Array,
@@ -41,7 +41,7 @@ def instance_norm(
     return out if beta is None else out + along_axis(beta, x.ndim, 1)
 
 
-@kernel("layer_norm")
+@kernel("layer_norm", single=True)
 def layer_norm(
     x: Array,
     axes: Sequence[int] | Array | None = None,

@@ -17,23 +17,19 @@ SEQUENCES_AT_ONCE = 512
 
 
 def sigmoid(x: Array) -> Array:
-    """Return `1 / (1 + exp(-x))`."""
-    powers: Array = np.exp(-x)
-    powers += 1
-    np.divide(1, powers, out=powers)
-    return powers
+    """`1 / (1 + exp(-x))`, in x's place."""
+    np.negative(x, out=x)
+    np.exp(x, out=x)
+    x += 1
+    return np.reciprocal(x, out=x)
 
 
 def tanh(x: Array) -> Array:
-    """Return `1 - 2 / (1 + exp(2 x))`: within 1e-15 of numpy's tanh, in half the time."""
-    powers: Array = np.exp(2 * x)
-    powers += 1
-    np.divide(2, powers, out=powers)
-    np.subtract(1, powers, out=powers)
-    return powers
+    """The hyperbolic tangent, in x's place."""
+    return np.tanh(x, out=x)
 
 
-# Every activation has its default parameters here: MIL offers no way to set others.
+# Every activation has its default parameters here: MIL offers no way to set others. It may use x for the result.
 ACTIVATIONS: dict[str, Activation] = {
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
@@ -45,7 +41,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-@kernel("lstm")
+@kernel("lstm", single=True)
 def lstm(
     x: Array,
     initial_h: Array,
@@ -111,27 +107,32 @@ def _lstm_steps(
 ) -> Iterator[tuple[Array, Array]]:
     """Yield h and c after each time step of one direction; the parameters are its W, R, b and p."""
     weight_ih, weight_hh, bias, peephole = parameters
-    hidden = weight_hh.shape[1]
-    p_i, p_f, p_o = (None, None, None) if peephole is None else np.split(peephole, 3)
+    inputs, hidden = weight_ih.shape[1], weight_hh.shape[1]
+    # Sequences side by side, so that the rows of a gate lie together; W x + R h + b as one product, [W R b] [x h 1].
+    b = np.zeros(4 * hidden, weight_hh.dtype) if bias is None else bias
+    weights = np.concatenate([weight_ih, weight_hh, b[:, None]], axis=1)
+    p_i, p_f, p_o = (None, None, None) if peephole is None else np.split(peephole[:, None], 3)
+    seen = np.ones((inputs + hidden + 1, len(h)), h.dtype)
+    gates = np.empty((4 * hidden, len(h)), h.dtype)
+    i, f, o, z = np.split(gates, 4)
+    h, c = h.T, c.T
     for x_t in x:
-        gates = x_t @ weight_ih.T
-        gates += h @ weight_hh.T
-        if bias is not None:
-            gates += bias
-        i, f, o, z = (gates[:, k * hidden : (k + 1) * hidden] for k in range(4))
+        seen[:inputs], seen[inputs:-1] = x_t.T, h
+        np.matmul(weights, seen, out=gates)
         if p_i is not None:
-            i = i + p_i * c
-            f = f + p_f * c
-        c = recurrent_activation(f) * c + recurrent_activation(i) * cell_activation(z)
+            i += p_i * c
+            f += p_f * c
+        c = recurrent_activation(f) * c
+        c += recurrent_activation(i) * cell_activation(z)
         if clip is not None:
             c = np.clip(c, -clip, clip)
         if p_o is not None:
-            o = o + p_o * c
-        h = recurrent_activation(o) * activation(c)
-        yield h, c
+            o += p_o * c
+        h = recurrent_activation(o) * activation(c.copy())
+        yield h.T, c.T
 
 
-@kernel("gru")
+@kernel("gru", single=True)
 def gru(
     x: Array,
     initial_h: Array,
@@ -163,8 +164,7 @@ def gru(
     hidden = weight_hh.shape[1]
     recurrent, active = _activation(recurrent_activation), _activation(activation)
     r_rows, o_rows, z_rows = (slice(k * hidden, (k + 1) * hidden) for k in range(3))
-    b = np.zeros(3 * hidden) if bias is None else bias
-    a = np.zeros(3 * hidden) if input_bias is None else input_bias
+    b, a = (np.zeros(3 * hidden, x.dtype) if given is None else given for given in (bias, input_bias))
 
     def steps(x: Array, h: Array) -> Iterator[tuple[Array]]:
         for x_t in x:
@@ -181,7 +181,7 @@ def gru(
     return _run(steps, _in_order(x, direction), (initial_h,), output_sequence)
 
 
-@kernel("rnn")
+@kernel("rnn", single=True)
 def rnn(
     x: Array,
     initial_h: Array,
@@ -199,7 +199,7 @@ def rnn(
     """
     _check_batch(x, initial_h=initial_h)
     active = _activation(activation)
-    b = np.zeros(weight_hh.shape[0]) if bias is None else bias
+    b = np.zeros(weight_hh.shape[0], x.dtype) if bias is None else bias
 
     def steps(x: Array, h: Array) -> Iterator[tuple[Array]]:
         for x_t in x:
@@ -227,7 +227,7 @@ def _run(
 ) -> tuple[Array, ...]:
     """Run all time steps; return the outputs (every h, or the last one) followed by the last state."""
     time, batch, _ = x.shape
-    outputs = np.empty((time if output_sequence else 1, *state[0].shape))
+    outputs = np.empty((time if output_sequence else 1, *state[0].shape), state[0].dtype)
     last = [np.empty_like(values) for values in state]
     for start in range(0, batch, SEQUENCES_AT_ONCE):
         run = slice(start, start + SEQUENCES_AT_ONCE)

@@ -26,6 +26,8 @@ REDUCTIONS: dict[str, Callable[..., Any]] = {
     "reduce_sum_square": lambda x, **over: np.sum(np.square(x), **over),
 }
 
+SINGLE = {"reduce_max", "reduce_mean", "reduce_min", "reduce_sum"}
+
 
 def _reduction(function: Callable[..., Any]) -> Callable[..., Array]:
     def reduce(x: Array, axes: Sequence[int] | Array | None = None, keep_dims: bool = False) -> Array:
@@ -38,7 +40,7 @@ def _reduction(function: Callable[..., Any]) -> Callable[..., Array]:
 
 
 for _op_type, _function in REDUCTIONS.items():
-    kernel(_op_type)(_reduction(_function))
+    kernel(_op_type, single=_op_type in SINGLE)(_reduction(_function))
 
 
 @kernel("reduce_argmax")
