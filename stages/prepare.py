@@ -1,4 +1,4 @@
-"""Check the table of sequences and split it: a CSV or Parquet table in; memory-mapped arrays and their schema out.
+"""Check the table of sequences and split it: a table of CSV or Parquet in; memory-mapped arrays and their schema out.
 
 The two layouts of a table are described in `shared/data/tables.py`, how the rows are drawn in
 `shared/data/splitting.py`. The table is read once, into columns on disk; what is in memory does not grow with its rows.
@@ -194,7 +194,7 @@ def order_classes(labels: list[str], params: Params, path: Path) -> list[str]:
     return sorted(labels, key=lambda label: (values[label], label))
 
 
-def check_lengths(rows: Rows, params: Params, path: Path) -> tuple[int, int]:
+def check_lengths(rows: Rows, params: Params, table: Table) -> tuple[int, int]:
     """The shortest and the longest sequence, in steps.
 
     Raises:
@@ -211,7 +211,7 @@ def check_lengths(rows: Rows, params: Params, path: Path) -> tuple[int, int]:
             known = f"prepare.time_steps = {expected}" if params.time_steps else f"the first has {expected}"
             hint = "" if params.ragged else "; prepare.ragged = true lets lengths differ"
             raise StageError(
-                f"{path}, row {rows.table_row(start + index)}: a sequence of {lengths[index]} steps, but {known}{hint}"
+                f"{table.at(rows.table_row(start + index))}: a sequence of {lengths[index]} steps, but {known}{hint}"
             )
         shortest, longest = min(shortest, int(lengths.min())), max(longest, int(lengths.max()))
     return int(shortest), longest
@@ -377,7 +377,7 @@ def training_mean(rows: Rows, features: list[str], chunk_rows: int, path: Path) 
 
 
 def write_splits(
-    rows: Rows, writer: PreparedWriter, features: list[str], time_steps: int, params: Params, path: Path
+    rows: Rows, writer: PreparedWriter, table: Table, time_steps: int, params: Params
 ) -> tuple[Moments, int]:
     """Fill in what is missing, and append every row to its split.
 
@@ -387,8 +387,11 @@ def write_splits(
     Raises:
         StageError: There is nothing to fill in a value from.
     """
+    features = table.features
     chunk_rows = max(1, min(BLOCK_ROWS, CHUNK_CELLS // (time_steps * len(features))))
-    fill: Any = training_mean(rows, features, chunk_rows, path) if params.missing == "mean" else np.zeros(len(features))
+    fill: Any = (
+        training_mean(rows, features, chunk_rows, table.path) if params.missing == "mean" else np.zeros(len(features))
+    )
     moments, filled = Moments(len(features)), 0
     for start, stop in rows.chunks(chunk_rows, "write"):
         lengths, classes, drawn = rows.lengths(start, stop), rows.classes(start, stop), rows.drawn.read(start, stop)
@@ -398,7 +401,7 @@ def write_splits(
         if holes.any() and params.missing == "previous":
             for row, feature in fill_previous(sequences, lengths):
                 raise StageError(
-                    f"{path}, row {rows.table_row(start + int(row))}: prepare.missing = 'previous', but the sequence "
+                    f"{table.at(rows.table_row(start + int(row)))}: prepare.missing = 'previous', but the sequence "
                     f"has no value of feature {shown(features[feature])}"
                 )
         elif holes.any():
@@ -421,7 +424,7 @@ def prepare(path: Path, folder: Path, params: Params) -> None:
             features = table.features
             rows = Rows(scratch, stack, len(features), long=params.layout == "long")
             labels, groups = read_rows(table, rows, params, scratch)
-            shortest, longest = check_lengths(rows, params, path)
+            shortest, longest = check_lengths(rows, params, table)
             classes = order_classes(labels, params, path)
             rows.class_of = np.array([classes.index(label) for label in labels])
             if groups and rows.given:
@@ -432,7 +435,7 @@ def prepare(path: Path, folder: Path, params: Params) -> None:
             check_space(scratch, len(rows), time_steps, len(features))
             writer = PreparedWriter(folder, counts, time_steps, len(features), ragged=params.ragged)
             with writer:
-                moments, filled = write_splits(rows, writer, features, time_steps, params, path)
+                moments, filled = write_splits(rows, writer, table, time_steps, params)
             writer.finish(
                 Schema(
                     features=features,
@@ -455,7 +458,9 @@ def prepare(path: Path, folder: Path, params: Params) -> None:
 def main() -> None:
     """Read the arguments and the parameters; write the prepared folder."""
     args = parse_args(
-        __doc__, inputs={"table": "a CSV or Parquet table"}, outputs={"prepared": "the folder of prepared arrays"}
+        __doc__,
+        inputs={"table": "a CSV or Parquet file, or a folder of Parquet files"},
+        outputs={"prepared": "the folder of prepared arrays"},
     )
     params = read_params("prepare", Params)
     with replacing(args.prepared) as folder:

@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from io import StringIO
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import prepare
@@ -391,3 +394,69 @@ def test_more_rows_take_no_more_memory(empty_workspace: Workspace) -> None:
         peaks.append((peak("generate", "table.parquet"), peak("prepare", "table.parquet", "prepared")))
     for few, many in zip(*peaks, strict=True):
         assert many < 1.15 * few
+
+
+def in_parts(table: pd.DataFrame, folder: Path, *borders: int) -> Path:
+    """The table as a folder, as Spark writes it."""
+    folder.mkdir()
+    (folder / "_SUCCESS").touch()
+    for number, (start, stop) in enumerate(pairwise([0, *borders, len(table)])):
+        table.iloc[start:stop].to_parquet(folder / f"part-{number:05}.parquet", index=False)
+    return folder
+
+
+def test_a_folder_of_parquet_gives_the_same_arrays_as_one_file(workspace: Workspace) -> None:
+    """Also where a file has no rows, or its columns in another order."""
+    data, table = workspace.folder / "data", table_of(workspace)
+    folder = in_parts(table, data / "sequences.parquet", 100, 100, 650)
+    table.iloc[650:][table.columns[::-1]].to_parquet(folder / "part-00003.parquet", index=False)
+    workspace.call("prepare", "data/sequences.parquet", "data/from_parts")
+    for file in (data / "prepared").iterdir():
+        assert (data / "from_parts" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_sequence_may_go_on_in_the_next_file(empty_workspace: Workspace) -> None:
+    table = pd.DataFrame(
+        {"id": np.repeat([7, 5, 6, 4], 3), "t": [0, 1, 2] * 4, "label": np.repeat(["a", "b"], 6), "v": np.arange(12.0)}
+    )
+    long = {"layout": "long", "id_column": "id", "time_column": "t", "train_size": 1, "validation_size": 1}
+    for key, value in long.items():
+        empty_workspace.set(f"prepare.{key}", value)
+    in_parts(table, empty_workspace.folder / "parts", 4, 8)
+    table.to_parquet(empty_workspace.folder / "whole.parquet")
+    for source in ("parts", "whole.parquet"):
+        empty_workspace.call("prepare", source, f"from_{source}")
+    for file in (empty_workspace.folder / "from_parts").iterdir():
+        assert file.read_bytes() == (empty_workspace.folder / "from_whole.parquet" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda part: part.assign(x2=np.inf), ", row 1, column 'x2': found inf; expected a finite number"),
+        (lambda part: part.assign(label=["0"] * 59 + [""]), ", row 60, column 'label': found no value; every sequence"),
+        (lambda part: part.drop(columns="x2"), ": lacks x2, which part-00000.parquet has"),
+        (lambda part: part.assign(x6=1.0), ": has x6, which part-00000.parquet lacks"),
+    ],
+)
+def test_an_error_in_a_folder_names_the_file_and_its_row(
+    workspace: Workspace, change: Callable[[pd.DataFrame], pd.DataFrame], error: str
+) -> None:
+    table = table_of(workspace).astype({"label": str})
+    folder = in_parts(table, workspace.folder / "parts", 590, 640)
+    change(table.iloc[640:]).to_parquet(folder / "part-00002.parquet", index=False)
+    assert workspace.refuses("prepare", "parts", "prepared").startswith(f"parts/part-00002.parquet{error}")
+
+
+def test_a_folder_that_is_no_table(workspace: Workspace) -> None:
+    folder = in_parts(table_of(workspace), workspace.folder / "parts", 350)
+    (folder / "part-00001.parquet").write_bytes(b"PAR1")
+    assert workspace.refuses("prepare", "parts", "prepared").startswith(
+        "parts/part-00001.parquet: not a readable table: "
+    )
+    (folder / "notes.txt").touch()
+    assert workspace.refuses("prepare", "parts", "prepared") == (
+        "parts/notes.txt: the folder of a table should hold .parquet files and nothing else"
+    )
+    (workspace.folder / "none").mkdir()
+    assert workspace.refuses("prepare", "none", "prepared") == "none: no .parquet file in this folder"

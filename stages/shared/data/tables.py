@@ -1,6 +1,7 @@
 """A labelled table -> checked sequences, chunk by chunk, so that a table of any length passes through little memory.
 
-A table is CSV or Parquet, in one of two layouts:
+A table is a file of CSV or Parquet, or a folder of Parquet files, which are read in the order of their names as if they
+were one. It has one of two layouts:
 
     wide   A row is a sequence. Its values stand in columns `<feature>.<step>` with steps 0, 1, 2 ... (`ax.0` ...
            `gz.99`); `<feature>_<step>` and `<feature><step>` (`x0` ... `x5`) are read alike.
@@ -8,9 +9,10 @@ A table is CSV or Parquet, in one of two layouts:
            stand together, in rising time. Label, group and split are the same in all of them.
 
 A missing value is an empty cell, `nan`, `NaN` or `NA` in CSV, and a null or NaN in Parquet. Rows are counted from 1 at
-the first below the header.
+the first below the header; those of a folder in each of its files.
 """
 
+import bisect
 import csv
 import itertools
 import re
@@ -118,13 +120,18 @@ class Table:
         features: Their names, in the order of the table or of `prepare.features`.
 
     Raises:
-        StageError: The file is neither CSV nor Parquet or cannot be read, or lacks a column that it needs.
+        StageError: The file is neither CSV nor Parquet or cannot be read, or lacks a column that it needs; the files of
+            a folder have different columns.
     """
 
     def __init__(self, path: Path, params: TableParams) -> None:
         self.path = path
         self._params = params
-        names = read_header(path)
+        self._parts = find_parts(path)
+        self._first_rows = first_rows(self._parts)
+        names = read_header(self._parts[0])
+        for part in self._parts[1:]:
+            check_same_columns(part, read_header(part), self._parts[0], names)
         self._roles = find_roles(names, params, path)
         rest = [name for name in names if name not in self._roles.values()]
         if params.layout == "wide":
@@ -157,7 +164,7 @@ class Table:
                 missing &= ~padding
                 empty = missing.all(axis=1)
                 if empty.any():
-                    raise StageError(f"{self.path}, row {first_row + empty.argmax()}: no value in any column")
+                    raise StageError(f"{self.at(first_row + int(empty.argmax()))}: no value in any column")
             self._check(cells, missing, batch, first_row)
             values = cells.reshape(-1, shape[2])
             if self._params.ragged:
@@ -200,10 +207,11 @@ class Table:
         """Record batches that are not empty, each with the number of its first row."""
         row = 1
         text_columns = [name for role, name in self._roles.items() if role != "time"]
-        for batch in read_batches(self.path, columns, text_columns):
-            if batch.num_rows:
-                yield row, batch
-            row += batch.num_rows
+        for part in self._parts:
+            for batch in read_batches(part, columns, text_columns):
+                if batch.num_rows:
+                    yield row, batch
+                row += batch.num_rows
 
     def _readable(self, read: Callable[[Any], Any], batch: Any, name: str, first_row: int) -> Any:
         """What a function reads in a column; a value that it cannot read is named by its row."""
@@ -213,7 +221,7 @@ class Table:
         except (ValueError, pa.ArrowException) as error:
             row = next((row for row in range(len(column)) if not is_readable(column[row])), 0)
             raise StageError(
-                f"{self.path}, row {first_row + row}, column {shown(name)}: cannot be read: {one_line(error)}"
+                f"{self.at(first_row + row)}, column {shown(name)}: cannot be read: {one_line(error)}"
             ) from None
 
     def _numbers(self, batch: Any, first_row: int) -> NDArray[np.float32]:
@@ -235,8 +243,7 @@ class Table:
             found = show(batch.column(column)[row])
             hint = " (prepare.missing can fill it)" if missing[row, index] else ""
             raise StageError(
-                f"{self.path}, row {first_row + row}, column {shown(column)}: found {found}; "
-                f"expected a finite number{hint}"
+                f"{self.at(first_row + row)}, column {shown(column)}: found {found}; expected a finite number{hint}"
             )
 
     def _check_times(self, batch: Any, new: Bools, last_time: Any, first_row: int) -> Any:
@@ -294,7 +301,12 @@ class Table:
 
     def cell(self, row: int, role: str) -> str:
         """A cell by its row and by what its column holds, as messages name it."""
-        return f"{self.path}, row {row}, column {shown(self._roles[role])}"
+        return f"{self.at(row)}, column {shown(self._roles[role])}"
+
+    def at(self, row: int) -> str:
+        """A row of the whole table, as messages name it: in which file it stands, and where in that."""
+        part = bisect.bisect(self._first_rows, row) - 1
+        return f"{self._parts[part]}, row {row - self._first_rows[part] + 1}"
 
 
 @contextmanager
@@ -313,6 +325,47 @@ def reading_table(path: Path) -> Iterator[None]:
             if path.suffix != ".csv":
                 raise
             raise StageError(f"{path}{find_csv_fault(path, error)}") from None
+
+
+def find_parts(path: Path) -> list[Path]:
+    """The files of a table, in order: its own, or those of a folder, less what others leave there (`_SUCCESS`).
+
+    Raises:
+        StageError: The folder cannot be read, or holds none, or something else.
+    """
+    if not path.is_dir():
+        return [path]
+    with reading(path, "table"):
+        parts = sorted(part for part in path.iterdir() if not part.name.startswith((".", "_")))
+    for part in parts:
+        if part.suffix != ".parquet" or part.is_dir():
+            raise StageError(f"{part}: the folder of a table should hold .parquet files and nothing else")
+    if not parts:
+        raise StageError(f"{path}: no .parquet file in this folder")
+    return parts
+
+
+def first_rows(parts: list[Path]) -> list[int]:
+    """The number of the first row of each file, over all of them."""
+    if len(parts) == 1:
+        return [1]
+    rows = []
+    for part in parts:
+        with reading_table(part):
+            rows.append(pq.read_metadata(part).num_rows)
+    return list(itertools.accumulate(rows[:-1], initial=1))
+
+
+def check_same_columns(part: Path, names: list[str], first: Path, expected: list[str]) -> None:
+    """Refuse a file whose columns are not those of the first one, in any order.
+
+    Raises:
+        StageError: It names the columns.
+    """
+    if lacking := [name for name in expected if name not in names]:
+        raise StageError(f"{part}: lacks {listed(lacking)}, which {first.name} has")
+    if further := [name for name in names if name not in expected]:
+        raise StageError(f"{part}: has {listed(further)}, which {first.name} lacks")
 
 
 def read_header(path: Path) -> list[str]:
