@@ -70,8 +70,12 @@ def print_times(title: str, seconds: dict[str, Rounds], targets: dict[tuple[str,
         print_ratio(f"{name} / {other}", ratio(seconds[name], seconds[other]), target)
 
 
+def is_busy() -> bool:
+    """Whether the machine had other things to do in the last minute."""
+    return os.getloadavg()[0] > BUSY_LOAD * (os.cpu_count() or 1)
+
+
 def load_in_words() -> str:
     """What else the machine does: the load of the last minute, and a warning where that is too much."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    busy = load > BUSY_LOAD * cores
-    return f"load {load:.2f} on {cores} cores{': BUSY, times are too long and ratios noisy' if busy else ''}"
+    warning = ": BUSY, times are too long and ratios noisy" if is_busy() else ""
+    return f"load {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores{warning}"
