@@ -274,7 +274,9 @@ def test_a_label_column_of_numbers_that_are_no_classes_is_refused(empty_workspac
 def test_a_missing_table_is_named(workspace: Workspace) -> None:
     (workspace.folder / "data" / "sequences.csv").unlink()
     error = workspace.refuses("prepare")
-    assert error.startswith("data/sequences.csv: no such file or folder (expected a CSV or Parquet table)")
+    assert error.startswith(
+        "data/sequences.csv: no such file or folder (expected a CSV or Parquet file, or a folder of "
+    )
 
 
 def test_a_table_of_another_kind_is_refused(workspace: Workspace) -> None:
