@@ -1,6 +1,8 @@
 """Training: the tutorial's loop, and its variants."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -10,7 +12,7 @@ from shared.data.sequences import Prepared
 from shared.network.model import SequenceClassifier, load_checkpoint
 from shared.stage import StageError
 from shared.training.devices import ALONE, Processes, check_sharing, choose_device
-from tests.support import Workspace, architecture
+from tests.support import ROOT, Workspace, architecture, clean_environment
 
 import numpy as np
 import pandas as pd
@@ -284,3 +286,12 @@ def test_the_files_agree_with_each_other(workspace: Workspace) -> None:
     assert figures["weights"] == 10753
     assert checkpoint.training == figures
     assert checkpoint.model.config.classes == ["0", "1", "2"]
+
+
+def test_the_stage_does_not_import_torch_s_compiler(workspace: Workspace) -> None:
+    """A second of every cold run, which `torch.optim` and `torch.use_deterministic_algorithms` take."""
+    outputs = [str(workspace.folder / name) for name in ("classifier.pt", "train.json", "loss.csv")]
+    code = "import sys, train; train.main(); sys.exit('torch._dynamo' in sys.modules)"
+    environment = clean_environment() | {"PYTHONPATH": str(ROOT / "stages")}
+    command = [sys.executable, "-c", code, "data/prepared", *outputs]
+    subprocess.run(command, cwd=workspace.folder, env=environment, check=True, capture_output=True)

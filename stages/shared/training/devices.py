@@ -90,8 +90,9 @@ def open_processes(name: DeviceName) -> Iterator[Processes]:
     Raises:
         StageError: The device is not there, or not for so many processes.
     """
-    # Where the device has them: an operation without one warns.
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Deterministic algorithms where the device has them: an operation without one warns. `use_deterministic_algorithms`
+    # does the same, and imports torch's compiler, which is a second of a cold run.
+    torch.set_deterministic_debug_mode("warn")
     # Memory that torch would fill, which takes time, and that nothing here reads before it is written.
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     rank, count, local_rank = (int(os.environ.get(key, 0)) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from shared.stage import StageError, machine_fault, read_bytes, reading
@@ -28,7 +29,8 @@ def hash_files(files: list[Path]) -> str:
 
 def hash_sources() -> str:
     """A hash of every file of the stages that this process has loaded."""
-    loaded = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    modules = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
+    loaded = {vars(module).get("__file__") or "" for module in modules}  # getattr makes lazy modules load others
     return hash_files([Path(file) for file in sorted(loaded) if file.startswith(f"{STAGES}{os.sep}")])
 
 
