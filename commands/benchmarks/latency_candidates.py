@@ -14,7 +14,7 @@ from commands.benchmarks.lstm_graphs import GRAPHS, Net
 from commands.benchmarks.tutorial import TutorialModel
 from commands.benchmarks.untrained import run_stage
 from shared.conversion.stock_export import export_stock
-from shared.execution.runners import Batch, OnnxRunner, PyTorchRunner
+from shared.execution.runners import Batch, OnnxRunner, PyTorchRunner, bind
 from shared.execution.runtimes import open_session, session_options
 from shared.execution.timing import Call, TimesItself
 from shared.release.ort_format import convert
@@ -167,15 +167,12 @@ def call_with_values(runner: OnnxRunner, asked: Asked) -> Call:
 
 def call_in_place(runner: OnnxRunner, asked: Asked) -> Call:
     """As `OnnxRunner.bound_call`, but without its copy: an app that writes its numbers where the runtime reads them."""
-    session, [(name, array)] = runner.session, runner.feeds(asked.one).items()
-    binding, buffer = session.io_binding(), array.copy()
-    logits = np.empty_like(session.run(None, {name: array})[0])
-    binding.bind_input(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
-    binding.bind_output(session.get_outputs()[0].name, "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+    session, bound = runner.session, bind(runner.session, runner.feeds(asked.one))
+    binding = bound.binding
 
-    def run(owned: object = buffer) -> object:  # noqa: ARG001 - the memory lives for as long as this does
+    def run() -> object:
         session.run_with_iobinding(binding)
-        return logits
+        return bound.logits
 
     return run
 

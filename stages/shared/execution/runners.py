@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.execution.runtimes import open_method, open_runtime, open_session, session_options
 from shared.execution.timing import Call
@@ -60,6 +60,32 @@ class PyTorchRunner:
         return run
 
 
+class Bound(NamedTuple):
+    """Memory that a session reads and writes in every call, and what tells it so; both have to live that long.
+
+    Attributes:
+        binding: For `run_with_iobinding`.
+        inputs: By name, filled with those that it was made for.
+        logits: The output.
+    """
+
+    binding: Any
+    inputs: dict[str, Any]
+    logits: Any
+
+
+def bind(session: Any, feeds: dict[str, Any]) -> Bound:
+    """Bind a session's inputs and its output to memory of their sizes."""
+    inputs = {name: array.copy() for name, array in feeds.items()}
+    logits = np.empty_like(session.run(None, feeds)[0])
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    [output] = session.get_outputs()
+    binding.bind_output(output.name, "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+    return Bound(binding, inputs, logits)
+
+
 class OnnxRunner:
     """An ONNX file on ONNX Runtime's CPU provider.
 
@@ -89,14 +115,8 @@ class OnnxRunner:
             options = session_options(self._threads)
             options.enable_cpu_mem_arena = False
         session, feeds = open_session(self._path, self._threads, options), self.feeds(batch)
-        buffers = {name: np.empty_like(array) for name, array in feeds.items()}
-        logits = np.empty_like(session.run(None, feeds)[0])
-        binding = session.io_binding()
-        for name, buffer in buffers.items():
-            binding.bind_input(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
-        [output] = session.get_outputs()
-        binding.bind_output(output.name, "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
-        copies = [(buffers[name], array) for name, array in feeds.items()]
+        bound = bind(session, feeds)
+        binding, logits, copies = bound.binding, bound.logits, [(bound.inputs[name], feeds[name]) for name in feeds]
 
         def run() -> object:
             for buffer, array in copies:
