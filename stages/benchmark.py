@@ -37,8 +37,7 @@ from typing import Any
 
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.cold_start import TIMEOUT_SECONDS, ColdStart, cold_starts
-from shared.execution.isolation import Apart, Limits, MachineError, call_apart, still_working
-from shared.execution.isolation import Call as CallApart
+from shared.execution.isolation import Apart, Limits, MachineError, Task, call_apart, still_working
 from shared.execution.predictions import nest
 from shared.execution.runners import Batch, CoreMLRunner, ExecuTorchRunner, OnnxRunner, Runner, open_runner, timing_of
 from shared.execution.runtimes import import_runtimes
@@ -342,7 +341,7 @@ def main() -> None:
     import_runtimes([files[REFERENCE]])  # torch, once for this process and the export
     with tempfile.TemporaryDirectory() as folder:
         stock = Path(folder) / "stock.onnx"
-        export = CallApart(export_checkpoint, (files[REFERENCE], first_rows(split, 2), stock), "the stock export")
+        export = Task(export_checkpoint, (files[REFERENCE], first_rows(split, 2), stock), "the stock export")
         with Apart(export, Limits(EXPORT_SECONDS)) as exporting:
             measured, ops = {}, {}
             for key, path in files.items():

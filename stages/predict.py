@@ -23,7 +23,7 @@ from typing import Annotated, Any, NamedTuple
 
 from shared.data.chunks import chunks
 from shared.data.sequences import Prepared, SplitArrays, chosen_rows, read_rows
-from shared.execution.isolation import START_METHOD, Call, Limits, all_apart, at_a_time, still_working
+from shared.execution.isolation import START_METHOD, Limits, Task, all_apart, at_a_time, still_working
 from shared.execution.probes import Probe, Rows, accepts, describe, features_of, probes_of, reads
 from shared.execution.runtimes import (
     Floats,
@@ -236,12 +236,12 @@ def run_apart(
     rows = min(data.schema.rows["test"], MOST_ROWS.get(executor or "", sys.maxsize))
     # One that starts from nothing imports its runtime, which takes longer than its share of most tables.
     of = min(processes, -(-rows // params.batch_size)) if START_METHOD == "fork" else 1
-    calls = [
-        Call(execute, (path, data, params, logits, executor, Share(number, of)), what=path)
+    tasks = [
+        Task(execute, (path, data, params, logits, executor, Share(number, of)), what=path)
         for path, logits in files.items()
         for number in range(of)
     ]
-    results = all_apart(calls, limits, processes)
+    results = all_apart(tasks, limits, processes)
     records: list[dict[str, Any]] = []
     for index, logits in enumerate(files.values()):
         shares = results[index * of : (index + 1) * of]

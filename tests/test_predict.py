@@ -254,7 +254,7 @@ def test_any_number_of_processes_gives_the_same_bytes(workspace: Workspace, monk
     found, processes = {}, []
     usual = isolation.all_apart
 
-    def watched(calls: list[isolation.Call], *args: Any) -> list[Any]:
+    def watched(calls: list[isolation.Task], *args: Any) -> list[Any]:
         processes.append(len(calls))
         return usual(calls, *args)
 

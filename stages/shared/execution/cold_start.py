@@ -12,7 +12,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from shared.execution.isolation import Apart, Call, Limits, MachineError, still_working
+from shared.execution.isolation import Apart, Limits, MachineError, Task, still_working
 from shared.execution.runners import Batch, open_runner
 from shared.execution.runtimes import import_runtimes
 from shared.stage import StageError, one_line
@@ -57,12 +57,12 @@ def cold_starts(paths: list[Path], batches: list[Batch], quiet: Callable[[], obj
     limits = Limits(TIMEOUT_SECONDS)
     found: list[ColdStart | StageError] = []
     for first in range(0, len(paths), SIDE_BY_SIDE):
-        with ExitStack() as calls:
+        with ExitStack() as processes:
             waiting = []
             for path in paths[first : first + SIDE_BY_SIDE]:
                 turn = event()
-                call = Call(_measure, (path, batches, turn), path)
-                waiting.append((calls.enter_context(Apart(call, limits, start_method="spawn")), turn))
+                task = Task(_measure, (path, batches, turn), path)
+                waiting.append((processes.enter_context(Apart(task, limits, start_method="spawn")), turn))
             quiet()
             for apart, _ in waiting:
                 apart.wait_for_sign()

@@ -61,7 +61,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Call:
+class Task:
     """A function to be called in a process of its own.
 
     Attributes:
@@ -116,9 +116,9 @@ def call_apart(
     """Call a function in a new process, and return its result.
 
     Args:
-        function: See `Call`.
-        args: See `Call`.
-        what: See `Call`.
+        function: See `Task`.
+        args: See `Task`.
+        what: See `Task`.
         limits: Of memory and time.
         start_method: `fork`, or `spawn` for a process that has nothing of this one.
 
@@ -128,17 +128,17 @@ def call_apart(
         OSError: The function met an error of the machine, such as a full disk.
         MemoryError: The machine did not give it the memory that it may take.
     """
-    [result] = all_apart([Call(function, args, what)], limits, start_method=start_method)
+    [result] = all_apart([Task(function, args, what)], limits, start_method=start_method)
     if isinstance(result, StageError):
         raise result
     return result
 
 
-def all_apart(calls: Sequence[Call], limits: Limits, processes: int = 1, start_method: str = START_METHOD) -> list[Any]:
+def all_apart(tasks: Sequence[Task], limits: Limits, processes: int = 1, start_method: str = START_METHOD) -> list[Any]:
     """Call each function in a new process, some at a time, in order.
 
     Args:
-        calls: What to call.
+        tasks: What to call.
         limits: Of each.
         processes: How many are at work at a time.
         start_method: See `call_apart`.
@@ -149,15 +149,15 @@ def all_apart(calls: Sequence[Call], limits: Limits, processes: int = 1, start_m
     Raises:
         MachineError, OSError, MemoryError: As `call_apart`; the other processes are ended.
     """
-    waiting = deque(enumerate(calls))
-    results: list[Any] = [None] * len(calls)
+    waiting = deque(enumerate(tasks))
+    results: list[Any] = [None] * len(tasks)
     at_work: dict[int, Apart] = {}
     leaving: list[Apart] = []
     try:
         while waiting or at_work:
             while waiting and len(at_work) < processes:
-                number, call = waiting.popleft()
-                at_work[number] = Apart(call, limits, start_method)
+                number, task = waiting.popleft()
+                at_work[number] = Apart(task, limits, start_method)
             wait([each.channel for each in at_work.values()], min(each.patience() for each in at_work.values()))
             for number in [number for number, each in at_work.items() if each.is_done()]:
                 leaving.append(at_work.pop(number))
@@ -182,14 +182,14 @@ class Apart:
         MachineError: The process cannot be started.
     """
 
-    def __init__(self, call: Call, limits: Limits, start_method: str = START_METHOD) -> None:
+    def __init__(self, task: Task, limits: Limits, start_method: str = START_METHOD) -> None:
         if start_method == "fork" and not _forks:
             start_method = "spawn"
-        self._what, self._limits = call.what, limits
+        self._what, self._limits = task.what, limits
         self._answer: dict[str, Any] = {}
         context: Any = multiprocessing.get_context(start_method)
         self.channel, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_answer, args=(theirs, call.function, call.args, limits), daemon=True)
+        self._process = context.Process(target=_answer, args=(theirs, task.function, task.args, limits), daemon=True)
         try:
             if start_method == "fork":
                 with warnings.catch_warnings():
@@ -198,7 +198,7 @@ class Apart:
             else:
                 self._process.start()
         except OSError as error:
-            raise MachineError(f"{call.what}: no process to run it in: {error.strerror}") from error
+            raise MachineError(f"{task.what}: no process to run it in: {error.strerror}") from error
         theirs.close()
         self._hear()
 

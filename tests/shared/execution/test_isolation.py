@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shared.execution.isolation import Call, Limits, MachineError, all_apart, at_a_time, call_apart, still_working
+from shared.execution.isolation import Limits, MachineError, Task, all_apart, at_a_time, call_apart, still_working
 from shared.stage import StageError
 from tests.support import ROOT
 
@@ -200,7 +200,7 @@ def occupy(folder: Path, number: int) -> float:
 
 
 def all_of(*calls: tuple[Any, ...], processes: int) -> list[Any]:
-    return all_apart([Call(function, tuple(args), FILE) for function, *args in calls], LIMITS, processes)
+    return all_apart([Task(function, tuple(args), FILE) for function, *args in calls], LIMITS, processes)
 
 
 def test_two_at_a_time_work_side_by_side_and_answer_in_order(tmp_path: Path) -> None:
