@@ -1,7 +1,7 @@
 """Figures as a person reads them, with units and sensible digits; parameters and names as text."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from shared.files.formats import EXECUTORS, REFERENCE
@@ -38,6 +38,11 @@ def format_change_interval(interval: list[float]) -> str:
     """The ends of an interval of a loss, as changes in percentage points: the worst first."""
     low, high = interval
     return f"{format_change(high)} to {format_change(low)}"
+
+
+def format_figure_interval(interval: Iterable[float]) -> str:
+    """The ends of an interval of a measured number."""
+    return " to ".join(map(format_figure, interval))
 
 
 def format_requirement(requires: dict[str, Any]) -> str:
