@@ -18,8 +18,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT / "stages"), str(PROJECT)]
 
-from benchmark import machine  # noqa: E402 - after the path to it
-from commands.benchmarks.judging import load_in_words  # noqa: E402
+from commands.benchmarks.judging import load_in_words  # noqa: E402 - after the path to it
+from commands.benchmarks.surroundings import clone_project, environment, machine_in_words  # noqa: E402
 
 SECTIONS = {
     "pipeline": "a cold and an unchanged dvc repro, stage by stage",
@@ -40,13 +40,12 @@ def make_clone(folder: Path, *, cold: bool) -> Path:
         SystemExit: Its `dvc repro` fails.
     """
     clone = folder / "clone"
-    subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(clone)], check=True)
+    clone_project(clone)
     if not cold:
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         cache = ["cache", "dir", "--local", str(PROJECT / ".dvc" / "cache")]
         for arguments in (cache, ["repro"]):
             command = [sys.executable, "-m", "dvc", *arguments]
-            done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, cwd=clone, env=environment(), capture_output=True, text=True, check=False)
             if done.returncode:
                 sys.exit(f"bench: error: dvc {arguments[0]} failed: {done.stderr}")
     return clone
@@ -65,7 +64,7 @@ def main() -> None:
     chosen = parser.parse_args().sections
     if unknown := [name for name in chosen if name not in SECTIONS]:
         parser.error(f"no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
-    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+    print(machine_in_words())
     print(load_in_words())
     with tempfile.TemporaryDirectory() as folder:
         clone = make_clone(Path(folder), cold="pipeline" in chosen)

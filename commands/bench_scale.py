@@ -39,6 +39,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT / "stages"), str(PROJECT)]
 
 from commands.benchmarks.judging import is_busy, load_in_words  # noqa: E402 - after the path to it
+from commands.benchmarks.surroundings import clone_project, environment, machine_in_words  # noqa: E402
 
 SEQUENCES = (10_000, 100_000, 1_000_000, 10_000_000)
 
@@ -83,7 +84,7 @@ class Progress:
 
 def make_clone(folder: Path) -> None:
     """The project at its last commit, with Parquet instead of CSV."""
-    subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(folder)], check=True)
+    clone_project(folder)
     pipeline = folder / "dvc.yaml"
     pipeline.write_text(pipeline.read_text().replace("data/sequences.csv", "data/sequences.parquet"))
 
@@ -135,13 +136,6 @@ def read_progress(folder: Path, batch_size: int, started: float) -> Progress:
     return Progress(sequences, epoch, file.stat().st_mtime - started)
 
 
-def describe_machine() -> str:
-    """What the figures depend on, in a line."""
-    from benchmark import machine
-
-    return ", ".join(f"{name} {value}" for name, value in machine().items())
-
-
 def elsewhere(function: Callable[..., Result], *args: Any) -> Result:
     """Call a function in a process of its own: what is resident here counts in every process started from here."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -156,12 +150,11 @@ def measure(command: str, folder: Path, minutes: float | None = None) -> Usage:
         folder: To run it in.
         minutes: After which it is killed, with all its processes; None: never.
     """
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     start = time.perf_counter()
     resident: list[int] = []
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            shlex.split(command), cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+            shlex.split(command), cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=errors
         )
         timer = threading.Timer(60 * (minutes or 0), lambda: resident.append(kill(process.pid)))
         if minutes is not None:
@@ -243,7 +236,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="that train together (default: %(default)s)")
     parser.add_argument("--train-minutes", type=float, help="after which the training is killed (default: never)")
     args = parser.parse_args()
-    print(elsewhere(describe_machine))
+    print(elsewhere(machine_in_words))
     print(load_in_words())
     busy = is_busy()
     usages: dict[int, dict[str, Usage]] = {}

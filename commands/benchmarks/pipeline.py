@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from commands.benchmarks.judging import figure
+from commands.benchmarks.surroundings import environment
 from shared.execution.timing import alternate
 
 import numpy as np
@@ -18,11 +19,10 @@ UNCHANGED_TARGET_SECONDS = 1.0
 
 def bench(clone: Path) -> None:
     """Where the time of a cold `dvc repro` goes, and what an unchanged one costs."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = [sys.executable, "-m", "dvc", "repro"]
     starts: list[tuple[str, float]] = [("start of DVC", time.perf_counter())]
     with subprocess.Popen(
-        [*command, "--force"], cwd=clone, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--force"], cwd=clone, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         starts += [
@@ -43,7 +43,7 @@ def bench(clone: Path) -> None:
     print(f"  {'total':<{width}} {total:6.1f} s   target {COLD_TARGET_SECONDS} s: {cold.verdict(COLD_TARGET_SECONDS)}")
 
     def unchanged() -> None:
-        subprocess.run(command, cwd=clone, env=environment, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command, cwd=clone, env=environment(), check=True, stdout=subprocess.DEVNULL)
 
     again = figure([float(np.median(calls)) for calls in alternate({"unchanged": unchanged}, rounds=7)["unchanged"]])
     print(f"\nUnchanged dvc repro\n  {again.median:.2f} s ({again.low:.2f} to {again.high:.2f})   ", end="")
