@@ -127,9 +127,9 @@ def make_parts(table: Path, parts: int) -> None:
 def read_progress(folder: Path, batch_size: int, started: float) -> Progress:
     """How far the training in a clone came that was ended; `started` is when it began, as `time.time` has it."""
     from shared.data.sequences import Prepared
-    from shared.training.resume import unpack
+    from shared.training.resume import state_path, unpack
 
-    file = folder / "models" / "pytorch" / ".classifier.resume"
+    file = state_path(folder / "models" / "pytorch" / "classifier.pt")
     state = unpack(file.read_bytes())["state"]
     epoch = Prepared(folder / "data" / "prepared").schema.rows["train"]
     sequences = len(state["epochs"]) * epoch + state["step"] * batch_size

@@ -20,7 +20,7 @@ from shared.stage import StageError, parse_args, reading, replacing, rounded, ru
 from shared.training.batches import Batches
 from shared.training.devices import ALONE, DeviceName, Processes, open_processes
 from shared.training.optimizers import Optimizer, OptimizerName
-from shared.training.resume import ResumeFile, hash_files, hash_sources
+from shared.training.resume import ResumeFile, hash_files, hash_sources, state_path
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -94,16 +94,6 @@ class Fit:
         self.step = 0
         self.loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.best: dict[str, Tensor] = {}
-        self._modules = list(model.modules())
-        self._usual = all(type(module).train is nn.Module.train for module in self._modules)
-
-    def switch(self, *, training: bool) -> None:
-        """Do what `self.model.train(training)` does, which takes 1 % of the default training to find all modules."""
-        if self._usual:
-            for module in self._modules:
-                vars(module)["training"] = training
-        else:
-            self.model.train(training)
 
     def end_step(self, mean_loss: Tensor, weight: float) -> None:
         """Count a step."""
@@ -209,15 +199,15 @@ def check_hardware(params: Params, batch_size: int, processes: Processes) -> Non
 
 
 @torch.inference_mode()
-def validate(fit: Fit, batches: Batches, processes: Processes) -> tuple[float, float]:
+def validate(model: SequenceClassifier, batches: Batches, processes: Processes) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over all rows, in full precision."""
-    fit.switch(training=False)
+    model.eval()
     loss = correct = 0.0
     for batch in batches.epoch(0):
-        logits = fit.model(*batch.inputs)
+        logits = model(*batch.inputs)
         loss += cross_entropy(logits, batch.labels, reduction="sum").item()
         correct += (logits.argmax(dim=1) == batch.labels).sum().item()
-    fit.switch(training=True)
+    model.train()
     if processes.count > 1:
         loss, correct = processes.sum(torch.tensor([loss, correct], dtype=torch.float64)).tolist()
     return loss / batches.rows, correct / batches.rows
@@ -290,7 +280,7 @@ def train(
             if resume and resume.due():
                 resume.write(fit.state(processes))
         train_loss = processes.sum(fit.loss_sum).item() / batches.rows
-        epoch = Epoch(train_loss, *validate(fit, validation, processes))
+        epoch = Epoch(train_loss, *validate(fit.model, validation, processes))
         check_finite(len(fit.epochs) + 1, epoch, fit.optimizer.learning_rate)
         fit.end_epoch(epoch, params.keep)
         told(len(fit.epochs), epoch)
@@ -379,7 +369,7 @@ def main() -> None:
     architecture = read_params("architecture", ArchitectureParams)
     data = Prepared(args.prepared)
     with open_processes(params.device) as processes:
-        state_file = args.checkpoint.with_name(f".{args.checkpoint.stem}.resume")
+        state_file = state_path(args.checkpoint)
         inputs = fingerprint(data, params, architecture, processes) if processes.rank == 0 else {}
         resume = ResumeFile(state_file, inputs, params.checkpoint_seconds, processes)
         if processes.rank == 0:

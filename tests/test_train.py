@@ -11,6 +11,7 @@ import train
 from shared.data.sequences import Prepared
 from shared.network.model import SequenceClassifier, load_checkpoint
 from shared.stage import StageError
+from shared.training.batches import Batches
 from shared.training.devices import ALONE, Processes, check_sharing, choose_device
 from tests.support import ROOT, Workspace, architecture, clean_environment
 
@@ -263,16 +264,19 @@ class Frozen(nn.Dropout):
 
 @pytest.mark.parametrize("part", [nn.Dropout, Frozen])
 def test_validation_switches_every_part_as_its_own_train_does(workspace: Workspace, part: type[nn.Dropout]) -> None:
-    params = train.Params.model_validate(RECIPE)
-    model = train.build(prepared(workspace).schema, params, architecture("lstm"))
+    data = prepared(workspace)
+    model = train.build(data.schema, train.Params.model_validate(RECIPE), architecture("lstm"))
     model.network.dropout = part(0.5)
-    fit = train.Fit(model, params, ALONE.device)
-    for training in (False, True):
-        fit.switch(training=training)
-        modes = [module.training for module in model.modules()]
+    found: dict[bool, list[bool]] = {}
+    model.register_forward_hook(lambda *_: found.update({False: [module.training for module in model.modules()]}))
+    batches = Batches(data.split("validation"), train.VALIDATION_ROWS, ALONE, seed=None)
+    train.validate(model, batches, ALONE)
+    found[True] = [module.training for module in model.modules()]
+    for training, modes in found.items():
         model.train(training)
         assert modes == [module.training for module in model.modules()]
         assert modes.count(not training) == (training and part is Frozen)
+    assert found.keys() == {False, True}
 
 
 def test_the_files_agree_with_each_other(workspace: Workspace) -> None:

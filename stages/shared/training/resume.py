@@ -34,6 +34,11 @@ def hash_sources() -> str:
     return hash_files([Path(file) for file in sorted(loaded) if file.startswith(f"{STAGES}{os.sep}")])
 
 
+def state_path(checkpoint: Path) -> Path:
+    """Where the state of a training lies that is to end in a checkpoint."""
+    return checkpoint.with_name(f".{checkpoint.stem}.resume")
+
+
 class ResumeFile:
     """Keeps the state of a training, for a later run with the same inputs to go on from.
 
