@@ -15,13 +15,13 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "stages"))
 
-from shared import end_in_one_line  # noqa: E402 - after the path to it
+from shared.kit import end_in_one_line  # noqa: E402 - after the path to it
 
 if __name__ == "__main__":
     end_in_one_line()
 
+from shared.kit.stage import run, write_bytes  # noqa: E402
 from shared.release.webpage import describe_run, read_sources, render  # noqa: E402
-from shared.stage import run, write_bytes  # noqa: E402
 
 HOST = "127.0.0.1"
 

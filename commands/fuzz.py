@@ -61,10 +61,10 @@ from shared.files.formats import REFERENCE  # noqa: E402
 from shared.files.inspection import inspect_file  # noqa: E402
 from shared.files.quiet import import_coremltools  # noqa: E402
 from shared.judging.limits import VerifyParams  # noqa: E402
+from shared.kit.params import read_params  # noqa: E402
+from shared.kit.stage import StageError, one_line  # noqa: E402
+from shared.kit.text import printable  # noqa: E402
 from shared.network.architectures import ArchitectureParams  # noqa: E402
-from shared.params import read_params  # noqa: E402
-from shared.stage import StageError, one_line  # noqa: E402
-from shared.text import printable  # noqa: E402
 from shared.training.devices import ALONE  # noqa: E402
 from shared.training.resume import ResumeFile  # noqa: E402
 

@@ -26,15 +26,15 @@ from typing import Any, Literal
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "stages"))
 
-from shared import end_in_one_line  # noqa: E402 - after the path to it
+from shared.kit import end_in_one_line  # noqa: E402 - after the path to it
 
 if __name__ == "__main__":
     end_in_one_line(exit_code=2)
 
+from shared.kit.params import StageParams, read_params  # noqa: E402
+from shared.kit.stage import StageError, one_line  # noqa: E402
+from shared.kit.text import printable  # noqa: E402
 from shared.page.formatting import escape_markdown  # noqa: E402
-from shared.params import StageParams, read_params  # noqa: E402
-from shared.stage import StageError, one_line  # noqa: E402
-from shared.text import printable  # noqa: E402
 
 from pydantic import Field, model_validator  # noqa: E402
 from tabulate import tabulate  # noqa: E402

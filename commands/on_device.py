@@ -24,15 +24,15 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT / "stages"), str(PROJECT)]
 
-from shared import end_in_one_line  # noqa: E402 - after the path to it
+from shared.kit import end_in_one_line  # noqa: E402 - after the path to it
 
 if __name__ == "__main__":
     end_in_one_line()
 
 from commands.screenshot import find_browser, launch  # noqa: E402
+from shared.kit.stage import StageError, run  # noqa: E402
+from shared.kit.text import printable  # noqa: E402
 from shared.release.webpage import describe_run, read_sources, render  # noqa: E402
-from shared.stage import StageError, run  # noqa: E402
-from shared.text import printable  # noqa: E402
 
 TOOLCHAINS = PROJECT / "commands" / "toolchains" / "node_modules"
 ANDROID = TOOLCHAINS / "com.github.asus4.onnxruntime" / "Plugins" / "Android" / "onnxruntime.aar"

@@ -22,15 +22,15 @@ from typing import Any, TextIO
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "stages"))
 
-from shared import end_in_one_line  # noqa: E402 - after the path to it
+from shared.kit import end_in_one_line  # noqa: E402 - after the path to it
 
 if __name__ == "__main__":
     end_in_one_line()
 
 from shared.execution.interface import Interface  # noqa: E402
 from shared.execution.runtimes import Floats, Lengths, Runtime, open_runtime  # noqa: E402
-from shared.stage import StageError, one_line, run  # noqa: E402
-from shared.text import printable, printable_json  # noqa: E402
+from shared.kit.stage import StageError, one_line, run  # noqa: E402
+from shared.kit.text import printable, printable_json  # noqa: E402
 
 import numpy as np  # noqa: E402
 from tabulate import tabulate  # noqa: E402

@@ -8,13 +8,13 @@ from typing import Any, Literal
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "stages"))
 
-from shared import end_in_one_line  # noqa: E402 - after the path to it
+from shared.kit import end_in_one_line  # noqa: E402 - after the path to it
 
 if __name__ == "__main__":
     end_in_one_line()
 
-from shared.stage import StageError, one_line, read_json, run  # noqa: E402
-from shared.text import printable  # noqa: E402
+from shared.kit.stage import StageError, one_line, read_json, run  # noqa: E402
+from shared.kit.text import printable  # noqa: E402
 
 from dvc.exceptions import DvcException, NotDvcRepoError  # noqa: E402
 from dvc.repo import Repo  # noqa: E402

@@ -39,7 +39,7 @@ from commands.sweeps.space import Settings, Space, read_space  # noqa: E402
 from commands.sweeps.trial import STOPPED, RemoteError, git, reference_of, trial_name  # noqa: E402
 from commands.sweeps.watching import LOSSES, limits_from, read_losses, to_text  # noqa: E402
 from commands.sweeps.worker import Job  # noqa: E402
-from shared.stage import StageError, one_line, run  # noqa: E402 - after the path to it
+from shared.kit.stage import StageError, one_line, run  # noqa: E402 - after the path to it
 
 SECRETS = re.compile(r"password|secret|token|passphrase|connection_string|access_key|account_key|sas|credential")
 """Options of a DVC remote that stay on this machine: a node has its own, in its environment or configuration."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.judging.limits import VerifyParams
-from shared.params import read_params
-from shared.stage import StageError, parse_args, read_json, run
+from shared.kit.params import read_params
+from shared.kit.stage import StageError, parse_args, read_json, run
 
 
 def objections(verdicts: dict[str, Any], params: VerifyParams) -> list[str]:

@@ -48,8 +48,8 @@ from shared.files.formats import FORMATS, REFERENCE, folders
 from shared.files.inspection import FileFacts, inspect_file
 from shared.files.integer_sums import integer_sums
 from shared.files.requirements import requirements_of
-from shared.params import Count, Seed, StageParams, read_params
-from shared.stage import StageError, one_line, parse_args, rounded, run, write_metrics
+from shared.kit.params import Count, Seed, StageParams, read_params
+from shared.kit.stage import StageError, one_line, parse_args, rounded, run, write_metrics
 
 import numpy as np
 from pydantic import Field

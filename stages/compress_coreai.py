@@ -21,8 +21,8 @@ from shared.execution.one_row import run_one_row
 from shared.files.aimodel import Program, import_coreai, why_missing
 from shared.files.artifacts import precision_of, why_left_out, write_left_out
 from shared.files.inspection import inspect_file
-from shared.params import Count, StageParams, read_params
-from shared.stage import StageError, one_line, parse_args, replacing, run
+from shared.kit.params import Count, StageParams, read_params
+from shared.kit.stage import StageError, one_line, parse_args, replacing, run
 
 import numpy as np
 from numpy.typing import NDArray

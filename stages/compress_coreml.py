@@ -23,8 +23,8 @@ from shared.files.artifacts import is_left_out, precision_of, write_left_out
 from shared.files.inspection import inspect_file
 from shared.files.mlpackage import model_file, read_model
 from shared.files.quiet import import_coremltools
-from shared.params import Count, StageParams, read_params
-from shared.stage import StageError, one_line, parse_args, replacing, run
+from shared.kit.params import Count, StageParams, read_params
+from shared.kit.stage import StageError, one_line, parse_args, replacing, run
 
 import numpy as np
 from pydantic import Field, field_validator

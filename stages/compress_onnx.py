@@ -26,8 +26,8 @@ from shared.data.sequences import Prepared
 from shared.execution.one_row import run_one_row
 from shared.files.artifacts import is_left_out, precision_of, write_left_out
 from shared.files.inspection import inspect_file
-from shared.params import Count, StageParams, closest, read_params
-from shared.stage import StageError, one_line, parse_args, replacing, run
+from shared.kit.params import Count, StageParams, closest, read_params
+from shared.kit.stage import StageError, one_line, parse_args, replacing, run
 
 import numpy as np
 import onnx

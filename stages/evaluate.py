@@ -14,7 +14,7 @@ from shared.data.chunks import chunks
 from shared.data.sequences import Prepared
 from shared.execution.predictions import Prediction, find_reference, nest, read_predictions
 from shared.judging.uncertainty import loss_interval, share_interval
-from shared.stage import StageError, parse_args, rounded, run, write_bytes, write_metrics
+from shared.kit.stage import StageError, parse_args, rounded, run, write_bytes, write_metrics
 
 import numpy as np
 import pandas as pd

@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 from shared.conversion.coreai_canonical import canonicalize
 from shared.conversion.export import ExportParams, left_out
 from shared.files.aimodel import why_missing
-from shared.params import Count, StageParams, read_params
-from shared.stage import parse_args, replacing, run
+from shared.kit.params import Count, StageParams, read_params
+from shared.kit.stage import parse_args, replacing, run
 
 Precision = Literal["fp32", "fp16"]
 

@@ -19,9 +19,9 @@ from shared.conversion.export import (
 from shared.conversion.failures import Unsupported, explained, refuse_known
 from shared.conversion.rewriting import Rewriting
 from shared.files.quiet import import_coremltools
+from shared.kit.params import Count, StageParams, read_params
+from shared.kit.stage import StageError, parse_args, replacing, run
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, load_checkpoint
-from shared.params import Count, StageParams, read_params
-from shared.stage import StageError, parse_args, replacing, run
 
 import numpy as np
 import torch

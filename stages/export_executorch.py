@@ -6,8 +6,8 @@ installed, a note with the reason stands in place of the file, and the page repe
 
 from shared.conversion.export import ExportParams, left_out
 from shared.files.pte import why_missing
-from shared.params import StageParams, read_params
-from shared.stage import parse_args, run, write_bytes
+from shared.kit.params import StageParams, read_params
+from shared.kit.stage import parse_args, run, write_bytes
 
 from pydantic import Field
 

@@ -9,9 +9,9 @@ from shared.conversion.export import TRACED_TIME, ExportParams, describe, exampl
 from shared.conversion.failures import explained, refuse_known
 from shared.conversion.lean_graph import simplify
 from shared.conversion.rewriting import Watching
+from shared.kit.params import StageParams, read_params
+from shared.kit.stage import StageError, one_line, parse_args, run, write_bytes
 from shared.network.model import Checkpoint, ModelConfig, load_checkpoint
-from shared.params import StageParams, read_params
-from shared.stage import StageError, one_line, parse_args, run, write_bytes
 
 import onnx
 import torch

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.params import Count, Seed, StageParams, read_params
-from shared.stage import StageError, parse_args, replacing, run
+from shared.kit.params import Count, Seed, StageParams, read_params
+from shared.kit.stage import StageError, parse_args, replacing, run
 
 import numpy as np
 import pyarrow as pa

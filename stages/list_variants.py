@@ -5,8 +5,8 @@ folder knows which of them still count, and deletes the others first: see `disca
 """
 
 from shared.files.artifacts import write_list
-from shared.params import StageParams, read_params
-from shared.stage import parse_args, run
+from shared.kit.params import StageParams, read_params
+from shared.kit.stage import parse_args, run
 
 
 class Variants(StageParams, extra="ignore"):

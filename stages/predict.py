@@ -36,8 +36,18 @@ from shared.execution.runtimes import (
 )
 from shared.files.artifacts import discard_unlisted, find_artifacts, is_left_out
 from shared.files.formats import OTHER_EXECUTORS
-from shared.params import Count, StageParams, read_params
-from shared.stage import StageError, machine_fault, one_line, parse_args, remove, replacing, rounded, run, write_json
+from shared.kit.params import Count, StageParams, read_params
+from shared.kit.stage import (
+    StageError,
+    machine_fault,
+    one_line,
+    parse_args,
+    remove,
+    replacing,
+    rounded,
+    run,
+    write_json,
+)
 
 import numpy as np
 from pydantic import Field

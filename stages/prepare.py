@@ -16,8 +16,8 @@ from shared.data.sequences import SPLITS, PreparedWriter, Schema, Split
 from shared.data.splitting import BLOCK_ROWS, count_rows, deal, deal_groups, proportional
 from shared.data.spool import Spool
 from shared.data.tables import Chunk, Keys, Table, TableParams, listed
-from shared.params import Seed, Size, read_params, shown
-from shared.stage import StageError, parse_args, remove, replacing, run
+from shared.kit.params import Seed, Size, read_params, shown
+from shared.kit.stage import StageError, parse_args, remove, replacing, run
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray

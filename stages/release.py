@@ -20,7 +20,8 @@ from shared.data.sequences import Prepared
 from shared.execution.predictions import find_reference, read_predictions
 from shared.files.formats import EXPORTED, folders
 from shared.judging.recommendation import Candidate, Choice, ReportParams, choose, collect
-from shared.params import read_params
+from shared.kit.params import read_params
+from shared.kit.stage import StageError, parse_args, read_json, replacing, run, write_bytes, write_json
 from shared.release.bill import bill_of_materials
 from shared.release.card import render_card
 from shared.release.golden import Asked, GoldenParams, Vector, ask, choose_vectors, tolerance_of
@@ -28,7 +29,6 @@ from shared.release.ort_format import ask_in_ort_format
 from shared.release.signature import signature_of
 from shared.release.signing import sign
 from shared.release.webpage import describe, read_sources, render
-from shared.stage import StageError, parse_args, read_json, replacing, run, write_bytes, write_json
 
 import numpy as np
 from pydantic import Field

@@ -6,12 +6,12 @@ oldest of these devices can run, the smallest on disk is recommended; of equally
 
 from shared.judging.limits import VerifyParams
 from shared.judging.recommendation import ReportParams
+from shared.kit.params import read_params, read_sections
+from shared.kit.stage import parse_args, run, write_bytes
 from shared.page.page import draw_pictures, render_page, render_summary
 from shared.page.pictures import to_png
 from shared.page.run import INPUTS, read_run
 from shared.page.sections.size_accuracy import points_of
-from shared.params import read_params, read_sections
-from shared.stage import parse_args, run, write_bytes
 
 import pandas as pd
 

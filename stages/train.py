@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.data.sequences import Prepared, Schema
+from shared.kit.params import Count, Seed, StageParams, Threads, read_params
+from shared.kit.stage import StageError, parse_args, reading, replacing, rounded, run, write_metrics
 from shared.network.architectures import ArchitectureParams, Choice
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
-from shared.params import Count, Seed, StageParams, Threads, read_params
-from shared.stage import StageError, parse_args, reading, replacing, rounded, run, write_metrics
 from shared.training.batches import Batches
 from shared.training.devices import ALONE, DeviceName, Processes, open_processes
 from shared.training.optimizers import Optimizer, OptimizerName

@@ -31,9 +31,9 @@ from shared.execution.runtimes import Floats, open_runtime
 from shared.judging.inside import FormatJudge, load_net
 from shared.judging.parity import compare, measure
 from shared.judging.twin import BATCH, batched
+from shared.kit.params import Count, Seed, StageParams, read_params
+from shared.kit.stage import StageError, parse_args, replacing, rounded, run, write_metrics
 from shared.network.model import Checkpoint, SequenceClassifier, load_checkpoint, save_checkpoint
-from shared.params import Count, Seed, StageParams, read_params
-from shared.stage import StageError, parse_args, replacing, rounded, run, write_metrics
 
 import numpy as np
 import torch

@@ -34,8 +34,8 @@ from shared.judging.limits import VerifyParams
 from shared.judging.parity import BIN_EDGES, Comparison, Scale, compare, measure
 from shared.judging.precision import bound
 from shared.judging.probes import judge_file, judge_net
-from shared.params import read_params
-from shared.stage import StageError, parse_args, read_json, rounded, run, write_bytes, write_metrics
+from shared.kit.params import read_params
+from shared.kit.stage import StageError, parse_args, read_json, rounded, run, write_bytes, write_metrics
 
 import numpy as np
 import pandas as pd

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
+from shared.kit.params import StageParams
 from shared.network.architectures import ARCHITECTURES
 from shared.network.architectures.base import Architecture, Sizes, mean_over_time
 from shared.network.model import ModelConfig, SequenceClassifier
-from shared.params import StageParams
 
 import torch
 from torch import Tensor, nn

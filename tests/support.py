@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 
 from commands.on_device import MissingError
 from export_coreml import Params as CoreMLParams
-from shared import AVX2_KERNELS
 from shared.conversion.export import ExportParams
 from shared.data.sequences import PreparedWriter, Schema, Split, SplitArrays
+from shared.kit import AVX2_KERNELS
+from shared.kit.stage import run
 from shared.network.architectures import ArchitectureParams, Choice
 from shared.network.model import ModelConfig, SequenceClassifier
-from shared.stage import run
 
 import numpy as np
 import pytest
@@ -90,10 +90,7 @@ def write_pipeline(folder: Path) -> None:
         generate = {
             "cmd": f"python stages/generate.py {TABLE}",
             "params": ["generate"],
-            "deps": [
-                "stages/generate.py",
-                *(f"stages/shared/{name}.py" for name in ("__init__", "params", "stage", "text")),
-            ],
+            "deps": ["stages/generate.py", "stages/shared/kit"],
             "outs": [TABLE],
         }
         content["stages"] = {"generate": generate} | stages

@@ -8,7 +8,7 @@ import train
 from commands.benchmarks import seeds, threads, training
 from commands.benchmarks.judging import figure, print_ratio, ratio
 from shared.data.sequences import Prepared
-from shared.params import read_params
+from shared.kit.params import read_params
 from tests.support import Workspace, architecture
 
 import numpy as np

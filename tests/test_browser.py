@@ -11,7 +11,7 @@ from pathlib import Path
 import report
 from commands.offline_plots import PAGE, required_scripts
 from commands.screenshot import find_browser, launch
-from shared.stage import run
+from shared.kit.stage import run
 from tests.report_inputs import File, default_files, write_inputs
 from tests.support import Project, command, copy_repository, write_params
 

@@ -15,9 +15,9 @@ from shared.data.sequences import Prepared, Split, SplitArrays
 from shared.execution.runtimes import Floats, open_runtime
 from shared.files.inspection import inspect_file
 from shared.files.integer_sums import integer_sums
+from shared.kit.stage import StageError
 from shared.network.architectures import ARCHITECTURES
 from shared.network.model import Checkpoint, SequenceClassifier
-from shared.stage import StageError
 from tests.support import EXPORT_NAMES, Workspace, classifier, clean_environment, write_prepared
 
 import numpy as np

@@ -15,7 +15,7 @@ from shared.files.aimodel import metadata_of
 from shared.files.inspection import inspect_file
 from shared.files.requirements import requirements_of
 from shared.judging.stored import read_weights
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from tests.core_ai_assets import change_constant, change_metadata, change_text, logits_of
 from tests.support import ROOT, Workspace, call_stages, clean_environment, command
 
@@ -129,7 +129,7 @@ for name in ("coreai", "coreai_torch", "coreai_opt"):
 sys.path.insert(0, {stages!r})
 sys.argv = {argv!r}
 import importlib
-from shared.stage import run
+from shared.kit.stage import run
 run(importlib.import_module({stage!r}).main)
 """
 

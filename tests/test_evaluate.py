@@ -6,7 +6,7 @@ from typing import Any
 
 import evaluate
 from shared.execution.predictions import Prediction
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from tests.support import Workspace
 
 import numpy as np

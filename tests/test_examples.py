@@ -7,7 +7,7 @@ from typing import Any
 import train
 from examples import run
 from shared.data.sequences import Prepared
-from shared.params import read_params
+from shared.kit.params import read_params
 from tests.support import ROOT, Workspace, write_pipeline
 
 import numpy as np

@@ -17,8 +17,8 @@ from shared.files import pte
 from shared.files.artifacts import why_left_out
 from shared.files.quiet import quiet
 from shared.judging.stored import read_weights
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint
-from shared.stage import StageError
 from tests.support import (
     EXPORT_NAMES,
     Workspace,

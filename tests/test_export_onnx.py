@@ -6,8 +6,8 @@ from typing import Any
 
 import export_onnx
 from shared.conversion.canonical import canonical_onnx
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint
-from shared.stage import StageError
 from tests.support import EXPORT_NAMES, ROOT, classifier
 
 import numpy as np

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 TCN = '''"""Dilated convolutions over time."""
 
 from shared.network.architectures.base import Architecture, Sizes, mean_over_time, within
-from shared.params import Count, StageParams
+from shared.kit.params import Count, StageParams
 
 from torch import Tensor, nn
 

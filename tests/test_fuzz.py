@@ -12,7 +12,7 @@ from random import Random
 
 from commands.fuzz import Mutant, Target, fuzz, table_of
 from commands.mutators import damage_archive, damage_bytes, damage_json, damage_protobuf
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from tests.support import ROOT, clean_environment
 
 import onnx

@@ -9,7 +9,7 @@ import compress_onnx
 from compress_coreml import parse_variant
 from shared.files.artifacts import discard_unlisted, find_artifacts, write_list
 from shared.files.formats import FORMATS
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from tests.support import Project
 
 import pytest

@@ -22,8 +22,8 @@ from shared.execution.one_row import run_one_row
 from shared.execution.runtimes import Floats, open_runtime
 from shared.files.aimodel import why_missing
 from shared.files.inspection import inspect_file
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint, SequenceClassifier
-from shared.stage import StageError
 from tests import nets
 from tests.core_ai_assets import logits_of
 from tests.support import EXPORT_NAMES, EXPORT_PARAMS, ROOT, write_prepared

@@ -23,7 +23,7 @@ from shared.execution.runtimes import open_runtime
 from shared.files.formats import FORMATS, OTHER_EXECUTORS
 from shared.judging.inside import FormatJudge
 from shared.judging.limits import VerifyParams
-from shared.params import read_params
+from shared.kit.params import read_params
 from tests.edits import Onnx
 from tests.support import ROOT, Workspace, clean_environment, command, rejections
 

@@ -12,8 +12,8 @@ import export_coreml
 import export_onnx
 from commands import predict
 from shared.files.artifacts import find_artifacts
+from shared.kit.stage import run
 from shared.network.model import Checkpoint, save_checkpoint
-from shared.stage import run
 from tests.support import (
     EXPORT_NAMES,
     EXPORT_PARAMS,

@@ -16,10 +16,10 @@ from commands import gate
 from shared.data.sequences import SPLITS, Schema, Split
 from shared.execution.interface import Interface
 from shared.execution.runtimes import OnnxRuntime, open_runtime
+from shared.kit.stage import StageError
 from shared.release.golden import Asked, Vector
 from shared.release.signature import signature_of
 from shared.release.signing import sign
-from shared.stage import StageError
 from tests.support import (
     IN_EVERY_BUNDLE,
     ROOT,

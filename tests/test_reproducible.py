@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared import has_avx2
+from shared.kit import has_avx2
 from tests.support import ROOT, Project, Workspace, clean_environment
 
 import pytest

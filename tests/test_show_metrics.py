@@ -9,7 +9,7 @@ from typing import Any
 from commands import show_metrics
 from shared.files.artifacts import find_artifacts
 from shared.files.formats import FORMATS
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from tests.support import Project, Workspace
 
 import pytest

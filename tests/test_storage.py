@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from commands.check_lock import is_whole
-from shared.stage import UNFINISHED
+from shared.kit.stage import UNFINISHED
 from tests.support import ROOT, Project, clean_environment
 
 import pytest

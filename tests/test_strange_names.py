@@ -5,7 +5,7 @@ import json
 import unicodedata
 from pathlib import Path
 
-from shared.text import FORMULA, NUMBER, STEERING
+from shared.kit.text import FORMULA, NUMBER, STEERING
 from tests.support import Workspace
 
 import pandas as pd

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import train
 from shared.data.sequences import Prepared
+from shared.kit.stage import StageError
 from shared.network.model import SequenceClassifier, load_checkpoint
-from shared.stage import StageError
 from shared.training.batches import Batches
 from shared.training.devices import ALONE, Processes, check_sharing, choose_device
 from tests.support import ROOT, Workspace, architecture, clean_environment

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import training_artifacts
 from shared.data.sequences import Prepared, SplitArrays, read_rows
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint, SequenceClassifier, save_checkpoint
-from shared.stage import StageError
 from tests.support import EXPORT_NAMES, Workspace, classifier, rejections
 
 import numpy as np

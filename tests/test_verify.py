@@ -17,9 +17,9 @@ from shared.files.quiet import import_coremltools
 from shared.judging.inside import FormatJudge
 from shared.judging.limits import VerifyParams
 from shared.judging.parity import Comparison, compare, measure
+from shared.kit.params import read_params
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint, SequenceClassifier, load_checkpoint
-from shared.params import read_params
-from shared.stage import StageError
 from tests.support import Workspace, rejections
 from verify import Bench
 

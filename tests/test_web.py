@@ -20,11 +20,11 @@ from release import RELEASE
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.runtimes import open_runtime
 from shared.files.artifacts import find_artifacts
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint
 from shared.release.golden import ask, choose_vectors
 from shared.release.verify_bundle import largest_error, open_onnx
 from shared.release.webpage import Sources, as_constant, describe, describe_run, read_sources, render
-from shared.stage import StageError
 from tests.support import EXPORT_NAMES, ROOT, classifier, clean_environment, write_prepared
 from tests.test_browser import CONTRASTS, LEAST_CONTRAST, Visit, visit
 

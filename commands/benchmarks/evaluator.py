@@ -9,8 +9,8 @@ from shared.data.sequences import Prepared
 from shared.execution.runners import Batch, PyTorchRunner
 from shared.execution.runtimes import ReferenceRuntime
 from shared.execution.timing import Call, alternate, typical
+from shared.kit.params import read_params
 from shared.network.architectures import ARCHITECTURES
-from shared.params import read_params
 
 import numpy as np
 

@@ -17,8 +17,8 @@ from shared.conversion.stock_export import export_stock
 from shared.execution.runners import Batch, OnnxRunner, PyTorchRunner, bind
 from shared.execution.runtimes import open_session, session_options
 from shared.execution.timing import Call, TimesItself
+from shared.kit.stage import StageError
 from shared.release.ort_format import convert
-from shared.stage import StageError
 
 import numpy as np
 import torch

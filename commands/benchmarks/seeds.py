@@ -11,8 +11,8 @@ import prepare
 import train
 from shared.data.chunks import chunks
 from shared.data.sequences import Prepared
+from shared.kit.params import read_params
 from shared.network.architectures import ArchitectureParams
-from shared.params import read_params
 
 import numpy as np
 import torch

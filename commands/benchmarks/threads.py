@@ -20,8 +20,8 @@ import train  # noqa: E402 - after the path to it
 from commands.benchmarks.judging import Figure, figure  # noqa: E402
 from commands.benchmarks.training import repeat_rows  # noqa: E402
 from shared.data.sequences import Prepared  # noqa: E402
+from shared.kit.params import read_params  # noqa: E402
 from shared.network.architectures import ArchitectureParams  # noqa: E402
-from shared.params import read_params  # noqa: E402
 from shared.training.devices import open_processes  # noqa: E402
 
 from tabulate import tabulate  # noqa: E402

@@ -14,9 +14,9 @@ from commands.benchmarks.judging import figure, print_ratio, print_times, ratio
 from commands.benchmarks.tutorial import TutorialModel
 from shared.data.sequences import Prepared, PreparedWriter, Split
 from shared.execution.timing import alternate, typical
+from shared.kit.params import read_params
 from shared.network.architectures import ArchitectureParams
 from shared.network.model import SequenceClassifier
-from shared.params import read_params
 from shared.training import batches
 
 import numpy as np

@@ -6,9 +6,9 @@ from types import ModuleType
 
 import export_coreml
 from shared.data.sequences import Schema
+from shared.kit.params import read_params
 from shared.network.architectures import ArchitectureParams
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
-from shared.params import read_params
 
 
 def save_untrained(architecture: str, schema: Schema, folder: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 from commands.sweeps import trial, worker
 from commands.sweeps.worker import Board, Job, run_on_node
-from shared.stage import StageError, one_line
+from shared.kit.stage import StageError, one_line
 
 LIVES = 4  # how often a trial may be begun: it is not the trial's fault when a node goes
 CANCEL_SECONDS = worker.GRACE_SECONDS + 15

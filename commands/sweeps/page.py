@@ -11,7 +11,7 @@ from typing import Any
 from commands.sweeps.screen import shown
 from commands.sweeps.space import Objective, Parameter, Space
 from commands.sweeps.study import Told
-from shared.stage import write_bytes
+from shared.kit.stage import write_bytes
 
 import jinja2
 

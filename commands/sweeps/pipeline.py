@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.params import PARAMS_FILE, closest
-from shared.stage import StageError
+from shared.kit.params import PARAMS_FILE, closest
+from shared.kit.stage import StageError
 
 from ruamel.yaml import YAML
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from commands.sweeps.pipeline import Pipeline
-from shared.params import StageParams, closest, explain, read_sections
-from shared.stage import StageError, one_line
+from shared.kit.params import StageParams, closest, explain, read_sections
+from shared.kit.stage import StageError, one_line
 
 from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML

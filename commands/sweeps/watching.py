@@ -10,7 +10,7 @@ from statistics import median
 
 LOSSES = Path("metrics/loss.csv")
 UNFINISHED = LOSSES.with_name(f".{LOSSES.name}.unfinished")
-"""Where `train` writes them epoch by epoch, until they are complete: see `shared.stage.replacing`."""
+"""Where `train` writes them epoch by epoch, until they are complete: see `shared.kit.stage.replacing`."""
 COLUMN = "validation_loss"
 MOST_LIMITS = 100
 POLL_SECONDS = 0.2

@@ -10,10 +10,10 @@ import export_coreml
 from export_coreml import Precision
 from shared.conversion.coreai_program import convert
 from shared.coreml_reference import CoreMLReference
+from shared.kit.params import StageParams
 from shared.network.architectures import ARCHITECTURES
 from shared.network.architectures.base import Architecture
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier
-from shared.params import StageParams
 from tests.core_ai_assets import run
 from tests.second_judge.modules import FEATURES, MODULES, STEPS
 from tests.support import EXPORT_NAMES, EXPORT_PARAMS

@@ -149,9 +149,9 @@ def make_toy(folder: Path) -> Toy:
     ignored = shutil.ignore_patterns("__pycache__", "node_modules")
     (folder / "pipeline.yaml").rename(folder / "dvc.yaml")
     shutil.copytree(ROOT / "commands", folder / "commands", ignore=ignored)
-    (folder / "stages" / "shared").mkdir()
-    for file in (ROOT / "stages" / "shared").glob("*.py"):
-        shutil.copy(file, folder / "stages" / "shared")
+    shared = folder / "stages" / "shared"
+    shutil.copytree(ROOT / "stages" / "shared" / "kit", shared / "kit", ignore=ignored)
+    shutil.copy(ROOT / "stages" / "shared" / "__init__.py", shared)
     shutil.copy(ROOT / ".dvcignore", folder)
     (folder / ".gitignore").write_text("/data/\n/models/\n__pycache__/\n/sweeps/\n")
     toy = Toy(folder, log=folder.with_name(f"{folder.name}.log"))

@@ -8,7 +8,7 @@ from commands.sweep import default_stages, to_hydra
 from commands.sweeps.pipeline import Pipeline
 from commands.sweeps.schedule import Schedule
 from commands.sweeps.space import read_space
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from tests.support import ROOT
 from tests.sweep.conftest import ACCURACY, GRID, LEARNING_RATES, Toy
 

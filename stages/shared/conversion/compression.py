@@ -1,7 +1,7 @@
 """Hold a compressed file to its name: what was asked for is measured in the file, because toolkits skip in silence."""
 
 from shared.files.inspection import FileFacts
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 
 def check_compressed(facts: FileFacts, variant: str, form: str, minimum_share: float, advice: str) -> None:

@@ -13,8 +13,8 @@ from shared.conversion.export import ExportParams, describe, describe_tensors, e
 from shared.conversion.failures import Unsupported, explained, refuse_known
 from shared.conversion.rewriting import Watching
 from shared.files.aimodel import MAIN, import_coreai
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint, SequenceClassifier
-from shared.stage import StageError
 
 import numpy as np
 import torch

@@ -11,8 +11,8 @@ from shared.conversion.failures import explained, refuse_known
 from shared.conversion.rewriting import Watching
 from shared.files.pte import METADATA, import_executorch
 from shared.files.quiet import quiet
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint
-from shared.stage import StageError
 
 import torch
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from shared.files.artifacts import BY_CHOICE, write_left_out
 from shared.files.formats import FORMATS, Exported
-from shared.params import StageParams
-from shared.stage import StageError
+from shared.kit.params import StageParams
+from shared.kit.stage import StageError
 
 from pydantic import Field, model_validator
 

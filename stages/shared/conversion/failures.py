@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shared.files.formats import EXPORTED, FORMATS
-from shared.stage import StageError, machine_fault, one_line
+from shared.kit.stage import StageError, machine_fault, one_line
 
 if TYPE_CHECKING:
     from torch import nn

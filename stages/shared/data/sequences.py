@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Annotated, Any, BinaryIO, Literal, Self, get_args
 
 from shared.data.chunks import chunks
-from shared.stage import StageError, read_bytes, reading, size_of, write_json
-from shared.text import as_cell
+from shared.kit.stage import StageError, read_bytes, reading, size_of, write_json
+from shared.kit.text import as_cell
 
 import numpy as np
 from numpy.typing import NDArray

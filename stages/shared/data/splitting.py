@@ -5,7 +5,7 @@ distribution of what is still to be dealt, and a shuffle says which: every way t
 equally likely, and nothing in memory grows with the table.
 """
 
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 import numpy as np
 from numpy.typing import NDArray

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from shared.data.spool import Spool
-from shared.params import Count, StageParams, shortened, shown
-from shared.stage import StageError, one_line, reading, size_of
+from shared.kit.params import Count, StageParams, shortened, shown
+from shared.kit.stage import StageError, one_line, reading, size_of
 
 import numpy as np
 import pandas as pd

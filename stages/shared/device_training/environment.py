@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.stage import StageError, one_line
+from shared.kit.stage import StageError, one_line
 
 SCRIPT = Path(__file__).with_name("make_artifacts.py")
 

@@ -15,7 +15,7 @@ from typing import Any
 from shared.execution.isolation import Apart, Limits, MachineError, Task, still_working
 from shared.execution.runners import Batch, open_runner
 from shared.execution.runtimes import import_runtimes
-from shared.stage import StageError, one_line
+from shared.kit.stage import StageError, one_line
 
 TIMEOUT_SECONDS = 300
 """For loading a file or for running a batch: far more than any takes that is of use on a phone."""

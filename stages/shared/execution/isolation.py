@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
 
-from shared.stage import StageError, machine_fault, one_line
+from shared.kit.stage import StageError, machine_fault, one_line
 
 START_METHOD = "fork" if platform.system() == "Linux" else "spawn"
 FROM_OUTSIDE = {signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGQUIT, signal.SIGTERM}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from shared.execution.isolation import Limits, call_apart
 from shared.execution.runtimes import open_runtime
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 import numpy as np
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from shared.data.sequences import open_array
 from shared.execution.interface import Interface
 from shared.files.formats import FORMATS, OTHER_EXECUTORS, REFERENCE
-from shared.stage import StageError, read_json, reading
+from shared.kit.stage import StageError, read_json, reading
 
 import numpy as np
 from numpy.typing import NDArray

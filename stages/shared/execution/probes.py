@@ -22,7 +22,7 @@ from typing import Any
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.interface import Interface
 from shared.execution.runtimes import Floats, Lengths
-from shared.stage import rounded
+from shared.kit.stage import rounded
 
 import numpy as np
 from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from shared.execution.runtimes import open_method, open_runtime, open_session, session_options
 from shared.execution.timing import Call
 from shared.files.pte import read_program
-from shared.stage import StageError, reading
+from shared.kit.stage import StageError, reading
 
 import numpy as np
 from numpy.typing import NDArray

@@ -21,7 +21,7 @@ from shared.files.aimodel import check_hash, import_coreai, metadata_of, why_mis
 from shared.files.onnx_graph import all_nodes, read_onnx
 from shared.files.pte import FORWARD, Tensor, import_executorch, read_program
 from shared.files.quiet import import_coremltools, quiet
-from shared.stage import StageError, one_line, read_bytes, reading
+from shared.kit.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
 from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Protocol, TypeVar, runtime_checkable
 
 from shared.execution.isolation import still_working
-from shared.stage import rounded
+from shared.kit.stage import rounded
 
 import numpy as np
 from numpy.typing import NDArray

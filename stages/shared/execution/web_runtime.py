@@ -17,7 +17,7 @@ from typing import Any
 from shared.execution.interface import Interface
 from shared.execution.isolation import death
 from shared.execution.runtimes import Floats, LeftOutError, Lengths, by_name
-from shared.stage import StageError, one_line
+from shared.kit.stage import StageError, one_line
 
 import numpy as np
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from shared.files.quiet import import_onnxruntime_tools
-from shared.stage import reading
+from shared.kit.stage import reading
 
 PROVIDERS = {
     "nnapi": None,

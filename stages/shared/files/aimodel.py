@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from shared.files.quiet import without_messages
-from shared.stage import StageError, one_line, read_bytes, reading
+from shared.kit.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
 from numpy.typing import NDArray

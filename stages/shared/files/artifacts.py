@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shared.files.formats import SUFFIXES, format_of
-from shared.stage import StageError, read_json, remove, replacing, write_json
+from shared.kit.stage import StageError, read_json, remove, replacing, write_json
 
 LIST = "variants.json"
 NOTE = "This format is left out: {}\n"

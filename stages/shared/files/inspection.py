@@ -26,7 +26,7 @@ from shared.files.aimodel import (
 from shared.files.mlpackage import all_files, all_operations, read_model
 from shared.files.onnx_graph import all_constants, all_nodes, read_onnx
 from shared.files.pte import read_program
-from shared.stage import StageError, check_archive, reading
+from shared.kit.stage import StageError, check_archive, reading
 
 if TYPE_CHECKING:
     import onnx

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.files.onnx_graph import all_constants, all_nodes, read_onnx
-from shared.stage import reading
+from shared.kit.stage import reading
 
 import numpy as np
 from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.files.quiet import import_coremltools
-from shared.stage import StageError, read_bytes, reading
+from shared.kit.stage import StageError, read_bytes, reading
 
 MANIFEST = "Manifest.json"
 WEIGHTS = "@model_path/weights/"

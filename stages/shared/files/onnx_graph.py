@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.stage import read_bytes, reading
+from shared.kit.stage import read_bytes, reading
 
 if TYPE_CHECKING:  # a file that is not ONNX needs no onnx to be opened
     import onnx

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from shared.files.quiet import quiet, without_messages
-from shared.stage import one_line, read_bytes, reading
+from shared.kit.stage import one_line, read_bytes, reading
 
 import numpy as np
 from numpy.typing import NDArray

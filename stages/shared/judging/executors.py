@@ -14,7 +14,7 @@ from shared.judging.inside import beyond
 from shared.judging.parity import Scale, compare
 from shared.judging.precision import Precision, bound
 from shared.judging.probes import judge_file
-from shared.stage import StageError, rounded
+from shared.kit.stage import StageError, rounded
 
 
 def judge_elsewhere(

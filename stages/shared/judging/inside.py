@@ -16,7 +16,7 @@ from shared.judging.precision import Precision, bound, precision_of
 from shared.judging.stored import read_weights
 from shared.judging.twin import Source, distance, open_source
 from shared.judging.weights import Match, judge_export, judge_variant, match
-from shared.stage import StageError, one_line, rounded
+from shared.kit.stage import StageError, one_line, rounded
 
 import numpy as np
 from numpy.typing import NDArray

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from shared.files.formats import Exported
-from shared.params import StageParams
+from shared.kit.params import StageParams
 
 from pydantic import Field
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shared.data.chunks import chunks
-from shared.stage import StageError, rounded
+from shared.kit.stage import StageError, rounded
 
 import numpy as np
 from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from shared.files.aimodel import PARTS, Program, element_type, is_constant, is_t
 from shared.files.onnx_graph import all_nodes
 from shared.files.pte import read_program
 from shared.judging.stored import load_onnx
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 DYNAMIC_OPS = ("DynamicQuantize", "MatMulInteger", "ConvInteger")
 CALIBRATED_OPS = ("QuantizeLinear", "QLinear", "QGemm")

@@ -12,7 +12,7 @@ from typing import Any
 from shared.execution.predictions import Prediction
 from shared.judging.parity import Scale
 from shared.judging.precision import CALIBRATED, FLOAT16, FLOAT32, INT8, Precision, bound
-from shared.stage import rounded
+from shared.kit.stage import rounded
 
 import numpy as np
 from numpy.typing import NDArray

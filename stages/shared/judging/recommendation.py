@@ -11,8 +11,8 @@ from typing import Annotated, Any, Self
 
 from shared.files.formats import EXECUTORS, FORMATS, REFERENCE, SUFFIXES, Exported
 from shared.files.requirements import version_numbers
-from shared.params import Count, StageParams
-from shared.stage import StageError
+from shared.kit.params import Count, StageParams
+from shared.kit.stage import StageError
 
 from pydantic import Field, PlainValidator, field_validator, model_validator
 

@@ -25,7 +25,7 @@ from shared.files.aimodel import (
 )
 from shared.files.onnx_graph import all_nodes, nested_graphs
 from shared.files.pte import read_program as read_constants
-from shared.stage import StageError, one_line
+from shared.kit.stage import StageError, one_line
 
 import numpy as np
 from numpy.typing import NDArray

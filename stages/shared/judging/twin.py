@@ -18,7 +18,7 @@ from shared.files.aimodel import with_constants
 from shared.files.onnx_graph import all_nodes
 from shared.judging.stored import Stored, load_onnx, read_program, read_weights
 from shared.judging.weights import Match
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 import numpy as np
 from numpy.typing import NDArray

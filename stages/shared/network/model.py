@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.kit.params import Count, closest
+from shared.kit.stage import StageError, check_archive, one_line, reading, write_bytes
 from shared.network.architectures import ARCHITECTURES, Sizes
 from shared.network.architectures.base import within
-from shared.params import Count, closest
-from shared.stage import StageError, check_archive, one_line, reading, write_bytes
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator

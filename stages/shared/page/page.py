@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import ModuleType
 
+from shared.kit.text import printable
 from shared.page.formatting import (
     escape_markdown,
     executor_titles,
@@ -21,7 +22,6 @@ from shared.page.formatting import (
 from shared.page.pictures import FORMAT_NAMES, STYLE, to_svg
 from shared.page.run import Run
 from shared.page.sections import LAYOUT, Drawn, Fed
-from shared.text import printable
 
 import jinja2
 import matplotlib as mpl

@@ -11,7 +11,7 @@ from shared.files.formats import EXPORTED, REFERENCE
 from shared.judging.limits import VerifyParams
 from shared.judging.recommendation import DEVICES, Candidate, Choice, Target, choose, collect, object_to_source
 from shared.judging.uncertainty import loss_in_words
-from shared.stage import StageError, one_line, read_json
+from shared.kit.stage import StageError, one_line, read_json
 
 import numpy as np
 import pandas as pd

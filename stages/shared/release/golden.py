@@ -16,7 +16,7 @@ from pathlib import Path
 from shared.data.sequences import Prepared
 from shared.execution.runtimes import Floats, Runtime, open_runtime
 from shared.judging.precision import CALIBRATED, FLOAT16, FLOAT32, INT8, precision_of
-from shared.params import StageParams
+from shared.kit.params import StageParams
 
 import numpy as np
 from numpy.typing import NDArray

@@ -17,8 +17,8 @@ from typing import Any
 
 from shared.execution.runtimes import OnnxRuntime
 from shared.files.quiet import import_onnxruntime_tools
+from shared.kit.stage import StageError, one_line, read_bytes, write_bytes
 from shared.release.golden import Asked, Vector, ask_runtime, error_of, tolerance_of
-from shared.stage import StageError, one_line, read_bytes, write_bytes
 
 IDENTIFIER = b"ORTM"
 ALIGNMENT = 16

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.stage import StageError, one_line, read_bytes
+from shared.kit.stage import StageError, one_line, read_bytes
 
 
 def sign(content: bytes, key_file: Path) -> bytes:

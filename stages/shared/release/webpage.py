@@ -20,9 +20,9 @@ from shared.data.sequences import Prepared
 from shared.execution.predictions import find_reference, read_predictions
 from shared.execution.web_runtime import MODULE, PACKAGE, SCRIPT
 from shared.files.artifacts import find_artifacts
-from shared.params import read_params
+from shared.kit.params import read_params
+from shared.kit.stage import StageError, read_json, rounded
 from shared.release.golden import Asked, GoldenParams, Vector, ask, choose_vectors, tolerance_of
-from shared.stage import StageError, read_json, rounded
 
 import jinja2
 import numpy as np

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shared.data.sequences import SplitArrays
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from shared.training.devices import Processes
 
 import numpy as np

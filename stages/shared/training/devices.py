@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 import numpy as np
 import torch

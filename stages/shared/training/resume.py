@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shared.stage import StageError, machine_fault, read_bytes, reading
+from shared.kit.stage import StageError, machine_fault, read_bytes, reading
 from shared.training.devices import Processes
 
 import torch

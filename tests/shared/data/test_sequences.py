@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.data.sequences import SPLITS, Prepared, SplitArrays
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from tests.support import write_prepared
 
 import numpy as np

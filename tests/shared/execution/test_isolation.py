@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.execution.isolation import Limits, MachineError, Task, all_apart, at_a_time, call_apart, still_working
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from tests.support import ROOT
 
 import numpy as np

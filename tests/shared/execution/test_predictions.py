@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.execution.predictions import read_predictions
 from shared.execution.runtimes import stored_names
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 import numpy as np
 import pytest

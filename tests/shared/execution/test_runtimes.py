@@ -7,7 +7,7 @@ from shared.conversion.canonical import canonical_onnx
 from shared.data.sequences import Prepared
 from shared.execution.runtimes import open_runtime
 from shared.files.artifacts import find_artifacts
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 import numpy as np
 import onnx

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import export_onnx
 from shared.files.accelerators import accelerators
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint
-from shared.stage import StageError
 from tests.support import EXPORT_NAMES, classifier
 
 import pytest

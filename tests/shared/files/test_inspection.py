@@ -5,8 +5,8 @@ from pathlib import Path
 
 import export_coreml
 from shared.files.inspection import inspect_file
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint
-from shared.stage import StageError
 from tests.support import EXPORT_NAMES, EXPORT_PARAMS, classifier
 
 import numpy as np

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shared.files.integer_sums import integer_sums
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 import numpy as np
 import onnx

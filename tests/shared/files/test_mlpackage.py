@@ -9,7 +9,7 @@ from typing import Any
 from shared.files.inspection import inspect_file
 from shared.files.mlpackage import model_file, read_model
 from shared.files.quiet import import_coremltools
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 import pytest
 

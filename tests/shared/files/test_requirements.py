@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shared.files.requirements import oldest_runtime, requirements_of
-from shared.stage import StageError
+from shared.kit.stage import StageError
 
 import onnx
 import pytest

@@ -8,10 +8,10 @@ from shared.execution.predictions import Prediction
 from shared.judging.parity import Scale, measure
 from shared.judging.precision import FLOAT16, FLOAT32, INT8
 from shared.judging.probes import judge_file, judge_net
+from shared.kit.params import StageParams
 from shared.network.architectures import ARCHITECTURES
 from shared.network.architectures.base import Architecture, mean_over_time
 from shared.network.model import Checkpoint, ModelConfig, SequenceClassifier, save_checkpoint
-from shared.params import StageParams
 from tests.shared.execution.test_probe_rows import prepared
 from tests.support import classifier
 

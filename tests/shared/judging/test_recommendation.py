@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from shared.judging.recommendation import Candidate, Target, choose, collect, object_to_source
-from shared.stage import StageError
+from shared.kit.stage import StageError
 from tests.report_inputs import ALLOWED_LOSS, PYTORCH_ACCURACY, REQUIRES, File, default_files, verdict
 
 import pytest

@@ -16,10 +16,10 @@ import export_coreml
 import export_onnx
 from shared.conversion.export import ExportParams
 from shared.execution.runtimes import open_runtime
+from shared.kit.stage import StageError, write_bytes
 from shared.network.architectures import ARCHITECTURES
 from shared.network.architectures.recurrent import Recurrent
 from shared.network.model import Checkpoint, SequenceClassifier
-from shared.stage import StageError, write_bytes
 from tests.support import ROOT, classifier, clean_environment, set_params
 
 import numpy as np
@@ -258,7 +258,7 @@ def test_a_range_of_time_that_ends_below_the_data_s_is_refused() -> None:
 NEW_FILE = '''"""The mean of all values."""
 
 from shared.network.architectures.base import Architecture, Sizes, mean_over_time
-from shared.params import Count, StageParams
+from shared.kit.params import Count, StageParams
 
 from torch import Tensor, nn
 

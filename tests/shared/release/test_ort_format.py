@@ -7,10 +7,10 @@ from typing import Any
 
 import export_onnx
 import shared.release.ort_format as ort_format
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint
 from shared.release.golden import Asked, Vector, ask
 from shared.release.ort_format import ask_in_ort_format, convert, in_one_order
-from shared.stage import StageError
 from tests.support import EXPORT_NAMES, ROOT, classifier, clean_environment
 
 import numpy as np

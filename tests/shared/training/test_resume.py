@@ -18,9 +18,9 @@ from typing import Any
 
 import train
 from shared.data.sequences import Prepared
+from shared.kit.params import read_params
 from shared.network.architectures import ArchitectureParams
 from shared.network.model import load_checkpoint
-from shared.params import read_params
 from shared.training import batches
 from shared.training.devices import ALONE, Processes
 from shared.training.resume import ResumeFile, unpack
@@ -54,7 +54,7 @@ RUNS = """
 import os, sys
 import train
 from shared.training import batches
-from shared.stage import run
+from shared.kit.stage import run
 print("ready", flush=True)
 for line in sys.stdin:
     folder, count, port, buffer = line.split()

@@ -9,8 +9,8 @@ import importlib
 import pkgutil
 from typing import Any, Literal
 
+from shared.kit.params import StageParams
 from shared.network.architectures.base import ARCHITECTURES, Architecture, Sizes
-from shared.params import StageParams
 
 from pydantic import create_model
 

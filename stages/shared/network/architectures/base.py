@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from shared.params import StageParams
+from shared.kit.params import StageParams
 
 import torch
 from torch import Tensor, nn

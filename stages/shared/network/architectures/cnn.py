@@ -3,8 +3,8 @@
 from itertools import pairwise
 from typing import Annotated
 
+from shared.kit.params import Depth, StageParams, Width
 from shared.network.architectures.base import Architecture, Sizes, mean_over_time, within
-from shared.params import Depth, StageParams, Width
 
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn

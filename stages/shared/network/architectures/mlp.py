@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
+from shared.kit.params import Depth, StageParams, Width
 from shared.network.architectures.base import Architecture, Sizes
-from shared.params import Depth, StageParams, Width
 
 from pydantic import Field
 from torch import Tensor, nn

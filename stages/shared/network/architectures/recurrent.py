@@ -2,8 +2,8 @@
 
 from typing import Any, ClassVar
 
+from shared.kit.params import Depth, StageParams, Width
 from shared.network.architectures.base import Architecture, Sizes, steps_like
-from shared.params import Depth, StageParams, Width
 
 import torch
 from pydantic import Field

@@ -2,8 +2,8 @@
 
 import math
 
+from shared.kit.params import Depth, StageParams, Width
 from shared.network.architectures.base import Architecture, Sizes, mean_over_time, steps_like, within
-from shared.params import Depth, StageParams, Width
 
 import torch
 from pydantic import Field, model_validator

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from shared.kit.stage import rounded
 from shared.page.pictures import FORMAT_COLORS, FORMAT_NAMES, GROUND, SOFT, name_figure
 from shared.page.run import Run
-from shared.stage import rounded
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
 """What a net is worth."""
 
 from generate import note
-from shared.stage import parse_args, read_json, run, write_json
+from shared.kit.stage import parse_args, read_json, run, write_json
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from shared.params import Count, StageParams, read_params
-from shared.stage import parse_args, run, write_json
+from shared.kit.params import Count, StageParams, read_params
+from shared.kit.stage import parse_args, run, write_json
 
 
 class Params(StageParams):

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from generate import note
-from shared.params import Count, StageParams, read_params
-from shared.stage import StageError, parse_args, read_json, replacing, run, write_json
+from shared.kit.params import Count, StageParams, read_params
+from shared.kit.stage import StageError, parse_args, read_json, replacing, run, write_json
 
 from pydantic import Field
 

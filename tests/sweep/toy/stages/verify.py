@@ -1,8 +1,8 @@
 """Whether a net is fit to ship."""
 
 from generate import note
-from shared.params import StageParams, read_params
-from shared.stage import parse_args, read_json, run, write_json
+from shared.kit.params import StageParams, read_params
+from shared.kit.stage import parse_args, read_json, run, write_json
 
 
 class Params(StageParams):

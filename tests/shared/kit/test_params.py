@@ -4,8 +4,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from shared.params import Count, Size, StageParams, read_params
-from shared.stage import StageError
+from shared.kit.params import Count, Size, StageParams, read_params
+from shared.kit.stage import StageError
 
 import pytest
 from pydantic import Field, ValidationError, field_validator

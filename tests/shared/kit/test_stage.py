@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shared.stage import (
+from shared.kit.stage import (
     StageError,
     check_archive,
     machine_fault,
@@ -156,7 +156,7 @@ def test_figures_keep_their_significant_digits(value: float, digits: int, expect
 
 HOLD = """
 import sys, time
-from shared.stage import parse_args, replacing, run
+from shared.kit.stage import parse_args, replacing, run
 def main():
     args = parse_args("", inputs={}, outputs={"result": "the result"})
     with replacing(args.result) as path:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from shared.stage import LONGEST_MESSAGE, StageError, one_line, read_bytes
+from shared.kit.stage import LONGEST_MESSAGE, StageError, one_line, read_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from ruamel.yaml import YAML

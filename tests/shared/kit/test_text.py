@@ -2,7 +2,7 @@
 
 import json
 
-from shared.text import as_cell, printable, printable_json
+from shared.kit.text import as_cell, printable, printable_json
 
 import pytest
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from shared.text import printable
+from shared.kit.text import printable
 
 
 class StageError(Exception):
