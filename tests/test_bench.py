@@ -2,10 +2,11 @@
 
 import json
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import train
-from commands.benchmarks import seeds, threads, training
+from commands.benchmarks import pipeline, seeds, threads, training
 from commands.benchmarks.judging import figure, print_ratio, ratio
 from shared.data.sequences import Prepared
 from shared.kit.params import read_params
@@ -44,6 +45,14 @@ def test_a_ratio_is_taken_within_each_round(capsys: pytest.CaptureFixture[str]) 
     hits_both = [np.array([2.0]), np.array([20.0]), np.array([2.0])]
     print_ratio("ours / other", ratio(slow_moment, hits_both), 0.6)
     assert capsys.readouterr().out == "  ours / other: 0.50 (0.50 to 0.50)   target 0.6: met\n"
+
+
+def test_the_pipeline_that_dvc_is_measured_by_runs_every_stage_once(tmp_path: Path) -> None:
+    copies = pipeline.make_copies(tmp_path / "copies", 3)
+    started = pipeline.reproduce(copies)
+    assert [name for name, _ in started] == ["copy_0", "copy_1", "copy_2"]
+    assert (copies / "2").read_text() == (copies / "original").read_text()
+    assert pipeline.reproduce(copies) == []
 
 
 def test_the_first_seed_of_the_table_is_the_pipeline_s_own_run(
