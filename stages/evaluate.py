@@ -14,13 +14,13 @@ from shared.data.chunks import chunks
 from shared.data.sequences import Prepared
 from shared.execution.predictions import Prediction, find_reference, nest, read_predictions
 from shared.judging.uncertainty import loss_interval, share_interval
-from shared.kit.stage import StageError, parse_args, rounded, run, write_bytes, write_metrics
+from shared.kit.stage import StageError, parse_args, rounded, run, write_metrics, write_table
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
+
+Table = list[tuple[str, str, int]]
+"""Rows of actual class, predicted class and how many."""
 
 
 @dataclass(frozen=True)
@@ -64,28 +64,36 @@ def score(
         if not np.isfinite(logits).all():
             raise StageError(f"{name}: some logits are not finite")
         predicted = logits.argmax(axis=1)
-        counts += confusion_matrix(actual, predicted, labels=range(classes))
+        counts += np.bincount(actual * classes + predicted, minlength=classes**2).reshape(classes, classes)
         right, theirs_right = predicted == actual, theirs.argmax(axis=1) == actual
         lost += int((theirs_right & ~right).sum())
         gained += int((right & ~theirs_right).sum())
-        loss -= log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(actual)), actual].sum()
+        loss += cross_entropy(logits, actual).sum()
     return Score(counts, loss / len(labels), lost, gained)
+
+
+def cross_entropy(logits: NDArray[np.float32], actual: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of each row, in nats: minus the logarithm of the probability that the softmax gives its class."""
+    below_largest = logits.astype(np.float64)
+    below_largest -= below_largest.max(axis=1, keepdims=True)  # no exponential overflows
+    found: NDArray[np.float64] = np.log(np.exp(below_largest).sum(axis=1))
+    found -= below_largest[np.arange(len(actual)), actual]
+    return found
 
 
 def figures_of(found: Score, classes: list[str]) -> dict[str, Any]:
     """Accuracy, macro F1, mean cross-entropy and the recall of each class; a class without rows has none."""
     counts = found.counts
-    indices = np.arange(len(classes))
-    actual, predicted = (index.ravel() for index in np.meshgrid(indices, indices, indexing="ij"))
-    pairs: dict[str, Any] = {"y_true": actual, "y_pred": predicted, "sample_weight": counts.ravel()}
+    right, actual, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    # F1 = 2 * right / (actual + predicted): the harmonic mean of recall and precision; 0 of a class that nothing names
+    f1 = 2 * right / np.maximum(actual + predicted, 1)
     recall = [
-        None if rows.sum() == 0 else rounded(value)
-        for rows, value in zip(counts, recall_score(**pairs, average=None, zero_division=0), strict=True)
+        rounded(found / rows) if rows else None for found, rows in zip(right.tolist(), actual.tolist(), strict=True)
     ]
     return {
-        "accuracy": rounded(accuracy_score(**pairs)),
-        "accuracy_interval": [rounded(end) for end in share_interval(int(counts.trace()), int(counts.sum()))],
-        "macro_f1": rounded(f1_score(**pairs, average="macro", zero_division=0)),
+        "accuracy": rounded(right.sum() / counts.sum()),
+        "accuracy_interval": [rounded(end) for end in share_interval(int(right.sum()), int(counts.sum()))],
+        "macro_f1": rounded(f1.mean()),
         "loss": rounded(found.loss),
         "recall": dict(zip(classes, recall, strict=True)),
     }
@@ -113,20 +121,18 @@ def loss_of(found: Score) -> dict[str, Any]:
     }
 
 
-def confusion_table(counts: NDArray[np.int64], classes: list[str]) -> pd.DataFrame:
-    """Rows of actual class, predicted class and how many: every pair once, so that the file stays small."""
-    return pd.DataFrame(
-        [
-            {"actual": actual, "predicted": predicted, "rows": int(counts[i, j])}
-            for i, actual in enumerate(classes)
-            for j, predicted in enumerate(classes)
-        ]
-    )
+def confusion_table(counts: NDArray[np.int64], classes: list[str]) -> Table:
+    """Every pair of an actual and a predicted class, and how many rows it has."""
+    return [
+        (actual, predicted, int(counts[i, j]))
+        for i, actual in enumerate(classes)
+        for j, predicted in enumerate(classes)
+    ]
 
 
 def evaluate(
     predictions: list[Prediction], labels: NDArray[np.int64], classes: list[str]
-) -> tuple[dict[tuple[str, str], dict[str, Any]], pd.DataFrame]:
+) -> tuple[dict[tuple[str, str], dict[str, Any]], Table]:
     """The figures of every file that has any, and the confusion table of PyTorch's.
 
     Raises:
@@ -154,7 +160,7 @@ def main() -> None:
     predictions = list(read_predictions(args.predictions))
     figures, confusion = evaluate(predictions, data.split("test").labels, data.schema.shown_classes)
     write_metrics(args.metrics, nest(figures))
-    write_bytes(args.confusion, confusion.to_csv(index=False).encode())
+    write_table(args.confusion, ("actual", "predicted", "rows"), confusion)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,9 @@ from shared.judging.parity import BIN_EDGES, Comparison, Scale, compare, measure
 from shared.judging.precision import bound
 from shared.judging.probes import judge_file, judge_net
 from shared.kit.params import read_params
-from shared.kit.stage import StageError, parse_args, read_json, rounded, run, write_bytes, write_metrics
+from shared.kit.stage import StageError, parse_args, read_json, rounded, run, write_metrics, write_table
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 EXPORT = "fp32"
@@ -46,6 +45,10 @@ EXPORT = "fp32"
 
 Key = tuple[str, str]
 """Format and precision of a file."""
+
+PARITY_COLUMNS = ("format", "variant", "low", "high", "logits")
+FLIPS_COLUMNS = ("format", "variant", "row", "actual", "pytorch", "predicted", "margin")
+"""Of the tables; classes stand there by name, and `margin` is between PyTorch's two best logits."""
 
 
 def check_interface(found: Prediction, reference: Prediction, names: ExportParams) -> list[str]:
@@ -295,38 +298,31 @@ def rejected(problem: str) -> dict[str, Any]:
     return outcome([problem], [])
 
 
-def parity_table(comparisons: dict[Key, Comparison]) -> pd.DataFrame:
-    """How many logits of each file have an absolute error from `low` to below `high`."""
-    return pd.DataFrame(
-        [
-            (*key, low, high, logits)
-            for key, comparison in comparisons.items()
-            for low, high, logits in zip(BIN_EDGES[:-1], BIN_EDGES[1:], comparison.errors, strict=True)
-        ],
-        columns=["format", "variant", "low", "high", "logits"],
-    )
+def parity_table(comparisons: dict[Key, Comparison]) -> list[tuple[str, str, float, float, int]]:
+    """How many logits of each file have an absolute error from `low` to below `high`: see `PARITY_COLUMNS`."""
+    return [
+        (*key, float(low), float(high), int(logits))
+        for key, comparison in comparisons.items()
+        for low, high, logits in zip(BIN_EDGES[:-1], BIN_EDGES[1:], comparison.errors, strict=True)
+    ]
 
 
-def flips_table(comparisons: dict[Key, Comparison], labels: NDArray[np.int64], classes: list[str]) -> pd.DataFrame:
-    """The clearest flips of each file: classes by name, and the margin between PyTorch's two best logits."""
-    return pd.DataFrame(
-        [
-            (
-                *key,
-                flip.row,
-                *(classes[i] for i in (labels[flip.row], flip.expected, flip.predicted)),
-                rounded(flip.margin, 3),
-            )
-            for key, comparison in comparisons.items()
-            for flip in comparison.flips
-        ],
-        columns=["format", "variant", "row", "actual", "pytorch", "predicted", "margin"],
-    )
-
-
-def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table without its index."""
-    write_bytes(path, table.to_csv(index=False).encode())
+def flips_table(
+    comparisons: dict[Key, Comparison], labels: NDArray[np.int64], classes: list[str]
+) -> list[tuple[str, str, int, str, str, str, float]]:
+    """The clearest flips of each file: see `FLIPS_COLUMNS`."""
+    return [
+        (
+            *key,
+            flip.row,
+            classes[labels[flip.row]],
+            classes[flip.expected],
+            classes[flip.predicted],
+            rounded(flip.margin, 3),
+        )
+        for key, comparison in comparisons.items()
+        for flip in comparison.flips
+    ]
 
 
 def main() -> None:
@@ -356,8 +352,9 @@ def main() -> None:
     bench = set_up(data, files[REFERENCE], predictions, evaluation, names, params)
     figures, comparisons = verify_all(predictions, files, bench, read_others(args.predictions))
     write_metrics(args.metrics, nest(figures))
-    write_csv(args.parity, parity_table(comparisons))
-    write_csv(args.flips, flips_table(comparisons, data.split("test").labels, data.schema.shown_classes))
+    write_table(args.parity, PARITY_COLUMNS, parity_table(comparisons))
+    flips = flips_table(comparisons, data.split("test").labels, data.schema.shown_classes)
+    write_table(args.flips, FLIPS_COLUMNS, flips)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from verify import Bench
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import torch
 
@@ -344,8 +345,8 @@ def test_a_file_that_was_not_evaluated_is_wrong(workspace: Workspace) -> None:
 def test_the_histogram_counts_every_error_once() -> None:
     reference = np.array([[0, 1], [2, 3], [4, 5]])
     errors = compare_with(reference, reference + np.array([[0, 1e-3], [0.5, 0], [5000, 0]])).errors
-    table = verify.parity_table({("onnx", "fp32"): Comparison({}, errors, [])})
-    assert list(table.columns) == ["format", "variant", "low", "high", "logits"]
+    rows = verify.parity_table({("onnx", "fp32"): Comparison({}, errors, [])})
+    table = pd.DataFrame(rows, columns=verify.PARITY_COLUMNS)
     assert (table["low"].iloc[0], table["high"].iloc[0], table["high"].iloc[-1]) == (0, 1e-9, 1e3)
     assert (table["low"].iloc[1:].to_numpy() == table["high"].iloc[:-1].to_numpy()).all()
     filled = table[table["logits"] > 0]
@@ -357,12 +358,13 @@ def test_the_clearest_flips_are_listed_by_name() -> None:
     logits = reference[:, ::-1] * [[1, 1]] * 20 + [[1, 0]]
     logits[:20] = [[0, 1]] * 20
     flips = compare_with(reference, logits).flips
-    table = verify.flips_table(
+    rows = verify.flips_table(
         {("onnx", "fp32"): Comparison({}, np.zeros(0, int), flips)}, np.arange(21) % 2, ["a", "b"]
     )
-    assert list(table.columns) == ["format", "variant", "row", "actual", "pytorch", "predicted", "margin"]
-    assert table["row"].tolist() == [20, *range(19, 10, -1)]
-    assert table.iloc[0].tolist() == ["onnx", "fp32", 20, "a", "b", "a", 5.0]
+    assert [row for _, _, row, *_ in rows] == [20, *range(19, 10, -1)]
+    assert dict(zip(verify.FLIPS_COLUMNS, rows[0], strict=True)) == {
+        "format": "onnx", "variant": "fp32", "row": 20, "actual": "a", "pytorch": "b", "predicted": "a", "margin": 5.0
+    }  # fmt: skip
 
 
 def test_the_size_of_a_chunk_makes_no_difference(long: Predictions, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """What makes a script a stage: its arguments, its one-line errors, and outputs that appear whole or not at all."""
 
 import argparse
+import csv
 import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -12,7 +14,7 @@ import sys
 import tempfile
 import textwrap
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -434,6 +436,15 @@ def _all_printable(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_all_printable(value) for value in data]
     return printable(data) if isinstance(data, str) else data
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a small table as CSV: a line of names, then the rows; numbers with all the digits that they need."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(columns)
+    lines.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
