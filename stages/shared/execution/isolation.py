@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
 
+from shared.kit import begin_work
 from shared.kit.stage import StageError, machine_fault, one_line
 
 START_METHOD = "fork" if platform.system() == "Linux" else "spawn"
@@ -305,6 +306,7 @@ def _result(answer: dict[str, Any], what: Path | str, limits: Limits) -> Any:
 def _answer(channel: Connection, function: Callable[..., Any], args: tuple[Any, ...], limits: Limits) -> None:
     """Call the function; send its result, or whose fault it is that there is none."""
     global _channel
+    begin_work()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     faulthandler.disable()  # the signal's name says enough
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from shared.kit import begin_work
 from shared.kit.text import printable
 
 
@@ -230,6 +231,7 @@ def run(main: Callable[[], None]) -> None:
 
     All else is a bug, and keeps its traceback. Ctrl-C: see `shared`.
     """
+    begin_work()
     try:
         main()
     except (StageError, OSError, MemoryError, RuntimeError) as error:
