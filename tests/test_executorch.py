@@ -5,6 +5,7 @@ What needs the package is run by `make test-executorch` alone, which installs it
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import export_executorch
 from shared.execution.runtimes import open_runtime
 from shared.files import pte
 from shared.files.artifacts import why_left_out
 from shared.files.quiet import quiet
 from shared.judging.stored import read_weights
 from shared.kit.stage import StageError
-from shared.network.model import Checkpoint
+from shared.network.model import Checkpoint, save_checkpoint
+from tests import nets
 from tests.support import (
     EXPORT_NAMES,
     Workspace,
@@ -71,7 +74,7 @@ def exported(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         update={"input_name": "sequence", "lengths_name": "lengths", "output_name": "logits", "version": "1.0.0"}
     )
     file = tmp_path_factory.mktemp("executorch") / FILE.name
-    file.write_bytes(convert(load_checkpoint(small_run / "models/pytorch/classifier.pt"), names, 64))
+    file.write_bytes(convert(load_checkpoint(small_run / "models/pytorch/classifier.pt"), names, 64).content)
     return file
 
 
@@ -151,7 +154,7 @@ def test_every_architecture_computes_what_pytorch_does_at_every_batch(name: str,
     from shared.conversion.executorch_program import convert
 
     model = classifier(name, ragged=ragged, standardize=True)
-    (tmp_path / "program.pte").write_bytes(convert(Checkpoint(model, {}), EXPORT_NAMES, 32))
+    (tmp_path / "program.pte").write_bytes(convert(Checkpoint(model, {}), EXPORT_NAMES, 32).content)
     runtime = open_runtime(tmp_path / "program.pte")
     generator = np.random.default_rng(0)
     for batch in (1, 2, 15, 16, 32):
@@ -172,7 +175,7 @@ from pathlib import Path
 from shared.conversion.executorch_program import convert
 from shared.network.model import Checkpoint
 from tests.support import EXPORT_NAMES, classifier
-Path(sys.argv[1]).write_bytes(convert(Checkpoint(classifier("mlp"), {}), EXPORT_NAMES, 8))
+Path(sys.argv[1]).write_bytes(convert(Checkpoint(classifier("mlp"), {}), EXPORT_NAMES, 8).content)
 """
     contents = []
     for seed in ("1", "2"):
@@ -181,6 +184,38 @@ Path(sys.argv[1]).write_bytes(convert(Checkpoint(classifier("mlp"), {}), EXPORT_
         subprocess.run([sys.executable, "-c", script, file], env=environment, check=True, capture_output=True)
         contents.append(file.read_bytes())
     assert contents[0] == contents[1]
+
+
+@NEEDS_EXECUTORCH
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [
+        ("torch.cummax", "cummax of network: ExecuTorch's runtime refuses aten::cummax.out: Failed to load"),
+        ("nn.AdaptiveMaxPool1d(1)", "adaptive_max_pool2d of network.pool: ExecuTorch's runtime refuses aten::adaptive"),
+        ("nn.Conv1d with circular padding", "_empty_dim_order of network.conv: ExecuTorch's runtime refuses dim_order"),
+        ("torch.fft.rfft over time", "_fft_r2c of network: ExecuTorch's runtime refuses aten::_fft_r2c.out: method->"),
+    ],
+)
+def test_a_program_that_the_runtime_refuses_is_not_written(title: str, said: str, tmp_path: Path) -> None:
+    """Whether it refuses to load it or to run it: the line names the operation, and what to write instead."""
+    from shared.conversion.executorch_program import convert
+
+    file = tmp_path / FILE.name
+    converted = convert(Checkpoint(nets.classifier(nets.NETS[title]), {}), EXPORT_NAMES, 8)
+    with pytest.raises(StageError, match=f"^ExecuTorch cannot carry {re.escape(said)}.* error:? 0x:?1[24]; instead: "):
+        export_executorch.save(converted, file)
+    assert list(tmp_path.iterdir()) == []
+
+
+@NEEDS_EXECUTORCH
+def test_the_stage_ends_in_that_line_and_writes_nothing(empty_workspace: Workspace) -> None:
+    empty_workspace.set("export.formats", ["onnx", "executorch"])
+    checkpoint, net = empty_workspace.folder / "models/pytorch/classifier.pt", nets.NETS["torch.cummax"]
+    checkpoint.parent.mkdir(parents=True)
+    save_checkpoint(checkpoint, Checkpoint(nets.classifier(net), {}))
+    with nets.named(net):
+        said = empty_workspace.refuses("export_executorch")
+    assert said.startswith("ExecuTorch cannot carry cummax of network: ")
 
 
 @NEEDS_EXECUTORCH

@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import warnings
+from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 from shared.conversion.export import ExportParams, describe, describe_tensors, example_inputs
-from shared.conversion.failures import explained, refuse_known
+from shared.conversion.failures import explained, module_of, refuse_known
 from shared.conversion.rewriting import Watching
 from shared.files.pte import METADATA, import_executorch
 from shared.files.quiet import quiet
@@ -17,8 +19,22 @@ from shared.network.model import Checkpoint
 import torch
 
 
-def convert(checkpoint: Checkpoint, names: ExportParams, largest_batch: int) -> bytes:
-    """Convert a checkpoint; return the file's bytes.
+@dataclass(frozen=True)
+class Converted:
+    """A program, not tried yet.
+
+    Attributes:
+        content: The file's bytes.
+        modules: The operators that the runtime must have a kernel for, such as `aten::mean.out`, each with the module
+            of the net that calls it first.
+    """
+
+    content: bytes
+    modules: dict[str, str]
+
+
+def convert(checkpoint: Checkpoint, names: ExportParams, largest_batch: int) -> Converted:
+    """Convert a checkpoint.
 
     Args:
         checkpoint: The trained net.
@@ -65,10 +81,20 @@ def convert(checkpoint: Checkpoint, names: ExportParams, largest_batch: int) -> 
         axis = (
             next(node for node in lowered.exported_program().graph.nodes if node.name == found[0]).meta["val"].shape[0]
         )
-        content = bytes(lowered.to_executorch().buffer)
+        program = lowered.to_executorch()
+        converted = Converted(bytes(program.buffer), _modules(program.exported_program().graph))
     if isinstance(axis, int):
         raise StageError(
             f"the batch came out of fixed size {axis} in ExecuTorch; the net takes it as a number somewhere; or leave "
             "ExecuTorch out: export.formats"
         )
-    return content
+    return converted
+
+
+def _modules(graph: Any) -> dict[str, str]:
+    """Operator to the module that calls it first."""
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        if hasattr(node.target, "_schema"):
+            found.setdefault(node.target.name(), module_of(node) or "network")
+    return found

@@ -21,6 +21,9 @@ INSTEAD = {
     "proj_size": "an nn.LSTM without it, or a loop over nn.LSTMCell and nn.Linear",
     "a branch on values": "torch.where, which computes both sides",
     "fft": "a product with the sines and cosines as a buffer",
+    "permute_copy": "(x * vector).sum(-1) for torch.matmul(x, vector), or other operations of torch",
+    "adaptive_max_pool": "amax over the axis, or nn.MaxPool1d with a kernel of its own",
+    "empty_dim_order": "torch.cat of the ends for a circular padding; no tensor made by torch.empty",
     "stft": "an nn.Conv1d with the sines and cosines as its weights",
     "cummax": "nn.MaxPool1d over a window, or amax over all steps",
     "linalg": "a fixed number of products and sums",
@@ -93,8 +96,20 @@ def in_one_line(error: Exception, logged: str, net: "nn.Module", file_format: st
     """Which operation of which module cannot be in that format, why, and what to write instead."""
     errors = list(_chain(error))
     operation, module, instead = _located(errors, logged, net)
+    return cannot_carry(file_format, operation, module, COLOUR.sub("", one_line(errors[-1]))[:LONGEST_REASON], instead)
+
+
+def cannot_carry(file_format: str, operation: str | None, module: str, reason: str, instead: str | None = None) -> str:
+    """The one line.
+
+    Args:
+        file_format: That cannot carry it.
+        operation: What; None if nobody knows.
+        module: Of the net, where it is.
+        reason: In the words of a library.
+        instead: What to write; None: see `INSTEAD`.
+    """
     instead = instead or next((words for part, words in INSTEAD.items() if part in (operation or "")), None)
-    reason = COLOUR.sub("", one_line(errors[-1]))[:LONGEST_REASON]
     title, others = FORMATS[file_format].title, ", ".join(other for other in EXPORTED if other != file_format)
     return (
         f"{title} cannot carry {operation or 'an operation'} of {module}: {reason}; "
@@ -122,10 +137,18 @@ def _located(errors: list[Any], logged: str, net: "nn.Module") -> tuple[str | No
         return found[1], ".".join(names) or running, None
     for node in _locals(errors, "node"):
         if hasattr(node, "meta") and hasattr(node, "target"):
-            modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-            operation = str(getattr(node.target, "_opname", node.target))
-            return operation, (modules[-1] if modules else "") or running, None
+            # The end of a graph is told by what is handed on there; what has an effect stands behind it.
+            inputs = node.all_input_nodes if getattr(node, "op", None) == "output" else []
+            node = inputs[-1] if inputs else node
+            target = node.args[1] if str(node.target) == "with_effects" else node.target
+            return str(getattr(target, "_opname", target)), module_of(node) or running, None
     return None, running, None
+
+
+def module_of(node: Any) -> str | None:
+    """The innermost module of the net that a node of a graph of torch's was called in, if it is known."""
+    modules = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return modules[-1] if modules and modules[-1] else None
 
 
 def _running(errors: list[Any], net: "nn.Module") -> str:

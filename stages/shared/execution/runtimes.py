@@ -5,11 +5,13 @@ saved Core ML programs, the runtime of Apple's coreai-core for Core AI. A runtim
 of `coreml` and `reference` are never mixed.
 """
 
+import contextlib
 import copy
 import importlib
 import json
 import platform
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +22,7 @@ from shared.files import pte
 from shared.files.aimodel import check_hash, import_coreai, metadata_of, why_missing
 from shared.files.onnx_graph import all_nodes, read_onnx
 from shared.files.pte import FORWARD, Tensor, import_executorch, read_program
-from shared.files.quiet import import_coremltools, quiet
+from shared.files.quiet import import_coremltools, overheard
 from shared.kit.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
@@ -429,6 +431,8 @@ class Named(NamedTuple):
 
 
 AXES = ("batch", "time", "feature")
+REFUSED_OPERATOR = re.compile(r"(?:Missing operator: \[\d+\]|KernelCall failed at .+ in operator) ([\w:.]+\w)")
+"""In the log of ExecuTorch's runtime."""
 
 
 class ExecuTorchRuntime:
@@ -441,6 +445,7 @@ class ExecuTorchRuntime:
         import torch
 
         program = read_program(path)
+        self._path = path
         self._execute = open_method(path, threads=1)
         self._tensor = torch.from_numpy
         metadata = program.metadata
@@ -470,9 +475,26 @@ class ExecuTorchRuntime:
     def logits(self, batch: Floats, lengths: Lengths | None = None) -> Floats:
         """See `Runtime`."""
         inputs = [np.ascontiguousarray(array) for array in (batch, lengths) if array is not None]
-        with quiet():
+        with telling_the_operator(self._path):
             logits: Floats = self._execute([self._tensor(array) for array in inputs])[0].numpy().copy()
         return logits
+
+
+@contextlib.contextmanager
+def telling_the_operator(path: Path) -> Iterator[None]:
+    """Within it, ExecuTorch's runtime is quiet; what it refuses is named, which its exceptions do not do: its log does.
+
+    Raises:
+        StageError: It has no kernel for an operator of the file, or one refuses its arguments.
+    """
+    with overheard() as log:
+        try:
+            yield
+        except RuntimeError as error:
+            if found := REFUSED_OPERATOR.search(log()):
+                reason = one_line(error)
+                raise StageError(f"{path}: ExecuTorch's runtime refuses {found[1]}: {reason}") from None
+            raise
 
 
 def open_method(path: Path, threads: int) -> Callable[[list[Any]], Any]:
@@ -483,7 +505,7 @@ def open_method(path: Path, threads: int) -> Callable[[list[Any]], Any]:
     """
     runtime = import_executorch("runtime")
     library = import_executorch("extension.pybindings.portable_lib")
-    with reading(path, "ExecuTorch program"), quiet():
+    with reading(path, "ExecuTorch program"), telling_the_operator(path):
         library._unsafe_reset_threadpool(threads)
         program = runtime.Runtime.get().load_program(read_bytes(path), verification=runtime.Verification.Minimal)
         method = program.load_method(FORWARD)

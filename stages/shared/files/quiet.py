@@ -6,13 +6,17 @@ import io
 import logging
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 CONVERTERS_ONLY = ("torch", "sklearn")  # what coremltools imports for its converters alone: most of its own import time
 UNUSED = ("torchao",)  # it would import this too where Core AI's packages have brought it: seconds, and warnings
+
+MOST_OVERHEARD = 65_536  # bytes
 
 
 def import_coremltools() -> ModuleType:
@@ -68,12 +72,30 @@ def without_messages(level: int) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Within it, what native code of this process writes to its standard error is dropped: the runtime logs there."""
+    with Path(os.devnull).open("wb") as nowhere, _diverted(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def overheard() -> Iterator[Callable[[], str]]:
+    """As `quiet`, but what is written is kept: a runtime logs what its exceptions do not say.
+
+    Yields:
+        What gives all that was written so far.
+    """
+    with tempfile.TemporaryFile() as file, _diverted(file):
+        yield lambda: os.pread(file.fileno(), MOST_OVERHEARD, 0).decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _diverted(file: IO[bytes]) -> Iterator[None]:
+    """The descriptor, and Python's `sys.stderr`, which bindings may write to instead, whatever that is now."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with Path(os.devnull).open("wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    os.dup2(file.fileno(), 2)
     try:
-        yield
+        with open(file.fileno(), "w", buffering=1, closefd=False) as text, contextlib.redirect_stderr(text):
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
