@@ -8,7 +8,8 @@ evaluator, of at most 512. Where one of these is not installed, or does not know
 under `left_out`.
 
 Each file runs in processes of its own, of one thread each: as many as may compute at a time share its batches, whose
-borders stay where they are, so that the logits have the same bytes on any number of cores. Of a file that cannot be
+borders stay where they are, so that the logits have the same bytes on any number of cores. Too few for WebAssembly to
+start twice are run by one. Of a file that cannot be
 executed, that crashes there, hangs or takes too much memory, there is only the reason, under `failure`: `verify`
 rejects it after it has judged all others. Where it is the machine that fails, the stage does, and nothing is written.
 """
@@ -31,6 +32,7 @@ from shared.execution.runtimes import (
     PyTorchRuntime,
     Runtime,
     import_runtimes,
+    open_elsewhere,
     open_runtime,
     why_not_run,
 )
@@ -59,6 +61,9 @@ Probed = Annotated[int, Field(gt=0, le=65_536)]
 
 MOST_ROWS = {"web": 20_000, "onnx_reference": 512}
 """Of the test split, evenly spread: what slower executors run."""
+
+WORTH_A_PROCESS = {"web": 50}
+"""Batches that a first process runs before a second one helps: to start node takes as long as some dozens of them."""
 
 
 class Params(StageParams):
@@ -187,17 +192,22 @@ def execute(
     Raises:
         StageError: The file cannot be opened, or its runtime fails on a batch of the split.
     """
-    try:
-        runtime = open_runtime(path, executor)
-    except LeftOutError as reason:
-        return {"left_out": str(reason)}
-    interface, test = runtime.interface, data.split("test")
+    runtime, test = open_runtime(path), data.split("test")
+    interface = runtime.interface
     if executor in MOST_ROWS and MOST_ROWS[executor] < len(test.sequences):
         test = read_rows(test, chosen_rows(len(test.sequences), MOST_ROWS[executor]))
     largest = min(params.batch_size, interface.largest_batch or params.batch_size)
     batch_size = 1 if runtime.batch_dependent else largest
     sizes = sorted({*params.probe_batches, interface.largest_batch or largest})
-    rows = share.rows(len(test.sequences), batch_size, at_first=sizes[-1])
+    alone = WORTH_A_PROCESS.get(executor or "", 1) * batch_size
+    rows = share.rows(len(test.sequences), batch_size, at_first=max(sizes[-1], alone))
+    if share.number > 0 and not rows:
+        return {}
+    if executor is not None:
+        try:
+            runtime = open_elsewhere(path, executor, runtime)
+        except LeftOutError as reason:
+            return {"left_out": str(reason)}
     try:
         predict(runtime, test, rows, batch_size, path.name, file)
         if share.number > 0:

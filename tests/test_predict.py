@@ -284,6 +284,22 @@ def test_shares_are_all_rows_in_whole_batches(batch_size: int, at_first: int) ->
             assert largest <= -(-count // batch_size // of) * batch_size + batch_size
 
 
+def test_a_few_batches_are_no_work_for_a_second_process_that_starts_node(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without node: whoever would start it leaves the file out
+    data, models = Prepared(small_run / "data" / "prepared"), small_run / "models/onnx"
+    first, second = (predict.Share(number, of=2) for number in range(2))
+
+    def left_out(variant: str, share: predict.Share) -> bool:
+        file, path = tmp_path / "logits.npy", models / f"classifier-{variant}.onnx"
+        return "left_out" in predict.execute(path, data, PARAMS, file, "web", share)
+
+    assert left_out("fp32", first)
+    assert not left_out("fp32", second)
+    assert left_out("int8", second), "each of its rows is a batch"
+
+
 def in_a_process(workspace: Workspace, name: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run a stage as DVC does."""
     _, script, *paths = command(name)

@@ -97,16 +97,22 @@ def open_runtime(path: Path, executor: str | None = None) -> Runtime:
         )
     with reading(path, "model"):
         runtime = OPENERS[path.suffix](path)
-        return runtime if executor is None else _open_elsewhere(path, executor, runtime)
+    return runtime if executor is None else open_elsewhere(path, executor, runtime)
 
 
-def _open_elsewhere(path: Path, executor: str, runtime: Runtime) -> Runtime:
-    """Open a file with one of `OTHER_EXECUTORS`; what it declares of itself has been read by its format's runtime."""
+def open_elsewhere(path: Path, executor: str, runtime: Runtime) -> Runtime:
+    """Open a file with one of `OTHER_EXECUTORS`; what it declares of itself has been read by its format's runtime.
+
+    Raises:
+        LeftOutError: The other executor cannot run it here.
+        StageError: The other executor refuses it.
+    """
     from shared.execution.onnx_reference import OnnxReferenceRuntime
     from shared.execution.web_runtime import WebRuntime
 
     kinds = {kind.executor: kind for kind in (WebRuntime, OnnxReferenceRuntime)}
-    return kinds[executor](path, runtime.interface, runtime.batch_dependent)
+    with reading(path, "model"):
+        return kinds[executor](path, runtime.interface, runtime.batch_dependent)
 
 
 def stored_names(path: Path, metadata: dict[str, str], key: str) -> list[str]:
