@@ -27,8 +27,7 @@ import platform
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -75,15 +74,22 @@ class Params(StageParams):
     seed: Seed
 
 
-def sizes(path: Path, facts: FileFacts) -> dict[str, Any]:
-    """The figures of a file that need no run: its size, what it needs, how large its integer sums can become.
+def read_facts(files: dict[Key, Path]) -> list[dict[str, Any] | None]:
+    """What each file is: its `size`, its `ops` in words, its `integer_sums`; None of a damaged one."""
+    found: list[dict[str, Any] | None] = []
+    for path in files.values():
+        still_working()
+        try:
+            facts = inspect_file(path)
+            size = size_of(facts) | {"requires": requirements_of(path)}
+            found.append({"size": size, "ops": ops_in_words(facts), "integer_sums": integer_sums(path)})
+        except StageError:
+            found.append(None)
+    return found
 
-    Of an ONNX file also whether accelerators would help it.
 
-    Raises:
-        StageError: The file is damaged.
-    """
-    sums = integer_sums(path)
+def size_of(facts: FileFacts) -> dict[str, Any]:
+    """How large a file is, and what of it are weights."""
     return {
         "bytes": facts.bytes,
         "compressed_bytes": facts.compressed_bytes,
@@ -91,9 +97,22 @@ def sizes(path: Path, facts: FileFacts) -> dict[str, Any]:
         "weight_bytes": facts.weight_bytes,
         "compressed_share": rounded(facts.compressed_share),
         "nodes": sum(facts.ops.values()),
-        "requires": requirements_of(path),
+    }
+
+
+def sizes(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a file that need no run: its size, what it needs, how large its integer sums can become.
+
+    Of an ONNX file also whether accelerators would help it.
+
+    Args:
+        path: Of the file.
+        facts: See `read_facts`.
+    """
+    return {
+        **facts["size"],
         **(helping_accelerators(path) if path.suffix == ".onnx" else {}),
-        **({"integer_sums": sums} if sums else {}),
+        **({"integer_sums": facts["integer_sums"]} if facts["integer_sums"] else {}),
     }
 
 
@@ -298,9 +317,9 @@ def benchmark(
     }
 
 
-def without(files: dict[Key, Path], failed: dict[Key, str]) -> dict[Key, Path]:
-    """The files that have not failed."""
-    return {key: path for key, path in files.items() if key not in failed}
+def without(files: dict[Key, Path], others: Collection[Key]) -> dict[Key, Path]:
+    """The files but those."""
+    return {key: path for key, path in files.items() if key not in others}
 
 
 def reason_of(folder: Path) -> str | None:
@@ -338,16 +357,19 @@ def main() -> None:
     }
     if REFERENCE not in files:
         raise StageError(f"{args.pytorch}: no checkpoint in this folder")
-    import_runtimes([files[REFERENCE]])  # torch, once for this process and the export
-    with tempfile.TemporaryDirectory() as folder:
+    checkpoints = {key: path for key, path in files.items() if key[0] == REFERENCE[0]}
+    exported = without(files, checkpoints)
+    # In a process without torch what reads Core ML packages is imported sooner; meanwhile, torch is here.
+    reading = Task(read_facts, (exported,), "the files")
+    with tempfile.TemporaryDirectory() as folder, Apart(reading, Limits(TIMEOUT_SECONDS)) as reader:
+        import_runtimes([files[REFERENCE]])  # once for this process and the export
         stock = Path(folder) / "stock.onnx"
         export = Task(export_checkpoint, (files[REFERENCE], first_rows(split, 2), stock), "the stock export")
         with Apart(export, Limits(EXPORT_SECONDS)) as exporting:
-            measured, ops = {}, {}
-            for key, path in files.items():
-                with suppress(StageError):  # a damaged file has no facts
-                    facts = inspect_file(path)
-                    measured[key], ops[key] = sizes(path, facts), ops_in_words(facts)
+            found = zip(checkpoints | exported, read_facts(checkpoints) + reader.wait_for_result(), strict=True)
+            facts: dict[Key, dict[str, Any]] = {key: of for key, of in found if of}
+            measured = {key: sizes(files[key], of) for key, of in facts.items()}
+            ops = {key: of["ops"] for key, of in facts.items()}
             results = benchmark(files | {STOCK: stock}, split, params, quiet=cache(exporting.wait_for_result))
         stock_size = inspect_file(stock)
     results[STOCK] |= {"bytes": stock_size.bytes, "compressed_bytes": stock_size.compressed_bytes}
