@@ -9,9 +9,9 @@ under `left_out`.
 
 Each file runs in processes of its own, of one thread each: as many as may compute at a time share its batches, whose
 borders stay where they are, so that the logits have the same bytes on any number of cores. Too few for WebAssembly to
-start twice are run by one. Of a file that cannot be
-executed, that crashes there, hangs or takes too much memory, there is only the reason, under `failure`: `verify`
-rejects it after it has judged all others. Where it is the machine that fails, the stage does, and nothing is written.
+start twice are run by one. Of a file that cannot be executed, that crashes there, hangs or takes too much memory, there
+is only the reason, under `failure`: `verify` rejects it after it has judged all others. Where it is the machine that
+fails, the stage does, and nothing is written.
 """
 
 import os
