@@ -7,13 +7,11 @@ oldest of these devices can run, the smallest on disk is recommended; of equally
 from shared.judging.limits import VerifyParams
 from shared.judging.recommendation import ReportParams
 from shared.kit.params import read_params, read_sections
-from shared.kit.stage import parse_args, run, write_bytes
+from shared.kit.stage import parse_args, run, write_bytes, write_table
 from shared.page.page import draw_pictures, render_page, render_summary
 from shared.page.pictures import to_png
 from shared.page.run import INPUTS, read_run
 from shared.page.sections.size_accuracy import points_of
-
-import pandas as pd
 
 
 def main() -> None:
@@ -39,15 +37,12 @@ def main() -> None:
         for name, picture in pictures.items()
         if (path := getattr(args, f"{name}_picture", None))  # the others are on the page alone
     }
-    table = pd.DataFrame(
-        [(f"{point.format} {point.variant}", point.kilobytes, point.accuracy) for point in points_of(found)],
-        columns=["file", "kilobytes", "accuracy"],
-    )
-    files[args.size_accuracy] = table.to_csv(index=False).encode()
+    points = [(f"{point.format} {point.variant}", point.kilobytes, point.accuracy) for point in points_of(found)]
     files[args.summary] = render_summary(found)
     files[args.page] = render_page(found, pictures)
     for path, content in files.items():
         write_bytes(path, content)
+    write_table(args.size_accuracy, ("file", "kilobytes", "accuracy"), points)
 
 
 if __name__ == "__main__":

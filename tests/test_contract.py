@@ -351,6 +351,7 @@ IMPORTED_AT_START: dict[str, set[str]] = {
     "accept": set(),
     "evaluate": set(),
     "list_variants": set(),
+    "report": {"matplotlib"},
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from shared.kit import begin_work
 from shared.kit.text import printable
@@ -447,6 +447,31 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]
     lines.writerow(columns)
     lines.writerows(rows)
     write_bytes(path, text.getvalue().encode())
+
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
+
+
+def read_table(path: Path, kind: type[Row]) -> list[Row]:
+    """Read a small table that `write_table` wrote, or another CSV file with a line of names.
+
+    Args:
+        path: Of the file.
+        kind: A `NamedTuple` of what each row holds: `str`, `int` and `float` by the names of the columns. What other
+            columns hold is left out.
+
+    Raises:
+        StageError: It cannot be read, a column is missing, or holds something else.
+    """
+    types: dict[str, Callable[[str], Any]] = get_type_hints(kind)
+    with reading(path, "table"):
+        lines = csv.reader(io.StringIO(read_bytes(path).decode()), strict=True)
+        names = next(lines)
+        missing = [name for name in types if name not in names]
+        if missing:
+            raise StageError(f"{path}: column {missing[0]!r} is missing; found {', '.join(names)}")
+        columns = [(names.index(name), convert) for name, convert in types.items()]
+        return [kind(*(convert(line[index]) for index, convert in columns)) for line in lines if line]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,18 +3,14 @@
 import argparse
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from shared.data.sequences import Prepared, Schema
 from shared.files.formats import EXPORTED, REFERENCE
 from shared.judging.limits import VerifyParams
 from shared.judging.recommendation import DEVICES, Candidate, Choice, Target, choose, collect, object_to_source
 from shared.judging.uncertainty import loss_in_words
-from shared.kit.stage import StageError, one_line, read_json
-
-import numpy as np
-import pandas as pd
+from shared.kit.stage import read_json, read_table
 
 Figures = dict[str, Any]
 
@@ -33,7 +29,46 @@ INPUTS = {
 }
 """What a run is read from, in the order of the command line."""
 
-WORDS = dict.fromkeys(("format", "variant", "actual", "pytorch", "predicted"), str)
+
+class Epoch(NamedTuple):
+    """A row of the loss curve."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+
+
+class Pair(NamedTuple):
+    """How many rows of the test split are of one class, and PyTorch's net names another, or the same."""
+
+    actual: str
+    predicted: str
+    rows: int
+
+
+class Bin(NamedTuple):
+    """How many of a file's logits are from `low` to below `high` away from PyTorch's."""
+
+    format: str
+    variant: str
+    low: float
+    high: float
+    logits: int
+
+
+class Flip(NamedTuple):
+    """A row that gets another class from a file than from PyTorch, whose two best logits are `margin` apart."""
+
+    format: str
+    variant: str
+    row: int
+    actual: str
+    pytorch: str
+    predicted: str
+    margin: float
+
+
+OfFile = TypeVar("OfFile", Bin, Flip)
 
 
 @dataclass(frozen=True)
@@ -43,10 +78,10 @@ class Run:
     Attributes:
         schema: Of the prepared data.
         training: The figures of training.
-        loss: `epoch`, `train_loss`, `validation_loss`.
-        confusion: `actual`, `predicted`, `rows`: PyTorch on the test split.
-        parity: `format`, `variant`, `low`, `high`, `logits`: the histogram of every file's errors.
-        flips: `format`, `variant`, `row`, `actual`, `pytorch`, `predicted`, `margin`: the clearest of every file.
+        loss: Of each epoch.
+        confusion: Of each pair of classes: PyTorch on the test split.
+        parity: The histogram of every file's errors.
+        flips: The clearest of every file.
         record: How PyTorch itself was executed: what was asked beside the test split, and its answers.
         benchmark: `machine`, and the timings of `files`.
         candidates: Every file, PyTorch first, and in each format the largest first.
@@ -57,10 +92,10 @@ class Run:
 
     schema: Schema
     training: Figures
-    loss: pd.DataFrame
-    confusion: pd.DataFrame
-    parity: pd.DataFrame
-    flips: pd.DataFrame
+    loss: list[Epoch]
+    confusion: list[Pair]
+    parity: list[Bin]
+    flips: list[Flip]
     record: Figures
     benchmark: Figures
     candidates: list[Candidate]
@@ -121,11 +156,10 @@ class Run:
         interval = file.task and file.task.get("accuracy_loss_interval")
         return loss_in_words(tuple(interval), self.schema.rows["test"]) if interval else None
 
-    def in_order(self, table: pd.DataFrame) -> pd.DataFrame:
+    def in_order(self, table: list[OfFile]) -> list[OfFile]:
         """A table's rows in the order of the files that they are of."""
         rank = {(file.format, file.variant): index for index, file in enumerate(self.exported)}
-        ranks = [rank.get(key, len(rank)) for key in zip(table["format"], table["variant"], strict=True)]
-        return table.iloc[np.argsort(ranks, kind="stable")]
+        return sorted(table, key=lambda row: rank.get((row.format, row.variant), len(rank)))
 
 
 def read_run(
@@ -148,10 +182,10 @@ def read_run(
     return Run(
         schema=schema,
         training=read_json(args.training),
-        loss=read_table(args.loss, {"epoch": int, "train_loss": float, "validation_loss": float}),
-        confusion=read_table(args.confusion, {"actual": str, "predicted": str, "rows": int}),
-        parity=read_table(args.parity, {"format": str, "variant": str, "low": float, "high": float, "logits": int}),
-        flips=read_table(args.flips, {**WORDS, "row": int, "margin": float}),
+        loss=read_table(args.loss, Epoch),
+        confusion=read_table(args.confusion, Pair),
+        parity=read_table(args.parity, Bin),
+        flips=read_table(args.flips, Flip),
         record=read_json(args.predictions / f"{REFERENCE[1]}.json"),
         benchmark=benchmark,
         candidates=collect(evaluation, verification, sizes, benchmark["files"]),
@@ -159,19 +193,3 @@ def read_run(
         limits=limits,
         parameters=parameters,
     )
-
-
-def read_table(path: Path, columns: dict[str, Any]) -> pd.DataFrame:
-    """Read a table of metrics; a class may be called "None" or "NA".
-
-    Raises:
-        StageError: A column is missing or holds something else.
-    """
-    try:
-        table = pd.read_csv(path, dtype=columns, keep_default_na=False)
-    except ValueError as error:
-        raise StageError(f"{path}: not a readable table: {one_line(error)}") from None
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise StageError(f"{path}: column {missing[0]!r} is missing; found {', '.join(table.columns)}")
-    return table

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from shared.kit.stage import (
     StageError,
@@ -15,6 +16,7 @@ from shared.kit.stage import (
     machine_fault,
     parse_args,
     read_json,
+    read_table,
     reading,
     release_outputs,
     replacing,
@@ -22,6 +24,7 @@ from shared.kit.stage import (
     run,
     write_bytes,
     write_json,
+    write_table,
 )
 from tests.support import ROOT, clean_environment
 
@@ -97,6 +100,36 @@ def test_a_linked_folder_is_replaced_and_not_emptied(tmp_path: Path) -> None:
         beside.mkdir()
     assert (tmp_path / "cached" / "file").exists()
     assert list((tmp_path / "out").iterdir()) == []
+
+
+class Measured(NamedTuple):
+    name: str
+    rows: int
+    share: float
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [Measured("None", 2, 0.1 + 0.2), Measured('a "class", or\ntwo', -1, 1e-07), Measured("", 0, 3.0)]
+    write_table(tmp_path / "table.csv", ("share", "unused", "rows", "name"), [(s, "x", n, name) for name, n, s in rows])
+    assert read_table(tmp_path / "table.csv", Measured) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a readable table: "),
+        (b"name,rows\n", "column 'share' is missing; found name, rows"),
+        (b"name,rows,share\na,1.5,1\n", "not a readable table: invalid literal for int"),
+        (b"name,rows,share\na,1\n", "not a readable table: IndexError: "),
+        (b"name,rows,share\n\xff,1,1\n", "not a readable table: 'utf-8' codec"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(StageError) as error:
+        read_table(path, Measured)
+    assert str(error.value).startswith(f"{path}: {message}")
 
 
 def test_json_is_strict(tmp_path: Path) -> None:

@@ -3,10 +3,9 @@
 from typing import Any
 
 from shared.page.pictures import GROUND, INK, name_figure
-from shared.page.run import Run
+from shared.page.run import Pair, Run
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 MOST_CLASSES_IN_MATRIX = 25
@@ -22,28 +21,30 @@ def content(run: Run) -> dict[str, Any]:
     }
 
 
-def confusion_rows(confusion: pd.DataFrame, classes: list[str]) -> list[dict[str, Any]]:
+def confusion_rows(confusion: list[Pair], classes: list[str]) -> list[dict[str, Any]]:
     """The confusion matrix, a row for each actual class, with the share of its rows in each cell."""
-    counts = confusion.set_index(["actual", "predicted"])["rows"].to_dict()
+    counts = {(pair.actual, pair.predicted): pair.rows for pair in confusion}
     rows = []
     for actual in classes:
-        cells = [int(counts.get((actual, predicted), 0)) for predicted in classes]
+        cells = [counts.get((actual, predicted), 0) for predicted in classes]
         total = max(sum(cells), 1)
         rows.append({"actual": actual, "cells": [{"rows": cell, "share": cell / total} for cell in cells]})
     return rows
 
 
-def commonest_confusions(confusion: pd.DataFrame) -> list[dict[Any, Any]]:
+def commonest_confusions(confusion: list[Pair]) -> list[Pair]:
     """The pairs of classes that are confused most often."""
-    wrong = confusion[(confusion["actual"] != confusion["predicted"]) & (confusion["rows"] > 0)]
-    return wrong.sort_values("rows", ascending=False, kind="stable").head(20).to_dict("records")
+    wrong = [pair for pair in confusion if pair.actual != pair.predicted and pair.rows > 0]
+    return sorted(wrong, key=lambda pair: -pair.rows)[:20]
 
 
 def draw(run: Run) -> Figure:
     """Actual against predicted class: colour by the share of the actual class, numbers in rows."""
-    confusion = run.confusion
-    classes = list(confusion["actual"].unique())
-    counts = confusion.pivot_table(index="actual", columns="predicted", values="rows").loc[classes, classes].to_numpy()
+    index = {name: number for number, name in enumerate(dict.fromkeys(pair.actual for pair in run.confusion))}
+    classes = list(index)
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    for pair in run.confusion:
+        counts[index[pair.actual], index[pair.predicted]] = pair.rows
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     size = min(12.0, max(4.5, 0.55 * len(classes) + 1.5))
     figure = Figure(figsize=(size + 0.9, size), layout="constrained")
@@ -52,7 +53,7 @@ def draw(run: Run) -> Figure:
     if len(classes) <= MOST_CLASSES_IN_MATRIX:
         crowded = len(classes) > 8
         for i, j in np.ndindex(counts.shape):
-            number = f"{counts[i, j]:,.0f}" if crowded else f"{counts[i, j]:,.0f}\n{shares[i, j]:.1%}"
+            number = f"{counts[i, j]:,}" if crowded else f"{counts[i, j]:,}\n{shares[i, j]:.1%}"
             color = GROUND if shares[i, j] > 0.5 else INK
             axes.text(j, i, number, ha="center", va="center", color=color, fontsize=7 if crowded else 10)
         axes.set_xticks(range(len(classes)), classes)

@@ -1,5 +1,6 @@
 """Rows that get another class from an exported file than from PyTorch."""
 
+from collections import Counter
 from typing import Any
 
 from shared.judging.recommendation import Candidate
@@ -23,9 +24,14 @@ def explained_by(file: Candidate) -> str | None:
 
 def content(run: Run) -> dict[str, Any]:
     """The files with flips and those without any, and the clearest flips."""
-    clearest = run.in_order(run.flips).groupby(["format", "variant"], sort=False)
+    shown: Counter[tuple[str, str]] = Counter()
+    flips = []
+    for flip in run.in_order(run.flips):
+        shown[flip.format, flip.variant] += 1
+        if shown[flip.format, flip.variant] <= FLIPS_SHOWN:
+            flips.append(flip)
     return {
         "flipped": [(file, explained_by(file)) for file in run.exported if file.parity and file.parity.get("flips")],
         "unflipped": [file for file in run.exported if file.parity and file.parity.get("flips") == 0],
-        "flips": clearest.head(FLIPS_SHOWN).to_dict("records"),
+        "flips": flips,
     }

@@ -10,24 +10,28 @@ from matplotlib.figure import Figure
 def draw(run: Run) -> Figure:
     """How far each file's logits are from PyTorch's: one histogram a file, one panel a format."""
     parity = run.in_order(run.parity)
-    used = parity[parity["logits"] > 0]
-    formats = list(dict.fromkeys(used["format"]))
-    heights = [used.loc[used["format"] == name, "variant"].nunique() for name in formats]
+    used = [each for each in parity if each.logits > 0]
+    files: dict[str, list[str]] = {}
+    for format_name, variant in dict.fromkeys((each.format, each.variant) for each in used):
+        files.setdefault(format_name, []).append(variant)
+    heights = [len(variants) for variants in files.values()]
     figure = Figure(figsize=(5.2, 0.42 * sum(heights) + 0.45 * len(heights) + 0.6), layout="constrained")
     name_figure(figure, "Difference from PyTorch")
-    if not formats:
+    if not files:
         return figure
-    floor = np.log10(parity["high"].min())  # the first bin, which starts at zero, is drawn as wide as the others
-    left, right = np.log10(used["high"].min()) - 0.4, np.ceil(np.log10(used["high"].max()))
-    panels = figure.subplots(len(formats), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-    for axes, name in zip(panels, formats, strict=True):
-        variants = list(dict.fromkeys(used.loc[used["format"] == name, "variant"]))
+    # The first bin, which starts at zero, is drawn as wide as the others.
+    floor = np.log10(min(each.high for each in parity))
+    highest = [each.high for each in used]
+    left, right = np.log10(min(highest)) - 0.4, np.ceil(np.log10(max(highest)))
+    panels = figure.subplots(len(files), sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for axes, (name, variants) in zip(panels, files.items(), strict=True):
         for row, variant in enumerate(variants):
-            bins = parity[(parity["format"] == name) & (parity["variant"] == variant)]
-            high = np.log10(bins["high"].to_numpy())
+            bins = [each for each in parity if (each.format, each.variant) == (name, variant)]
+            high = np.log10([each.high for each in bins])
+            logits = np.array([each.logits for each in bins])
             edges = np.concatenate([[high[0] - 1 / 3], high])
             base = len(variants) - 1 - row
-            height = 0.8 * bins["logits"].to_numpy() / bins["logits"].max()
+            height = 0.8 * logits / logits.max()
             axes.stairs(base + height, edges, baseline=base, fill=True, color=FORMAT_COLORS[name], linewidth=0)
             axes.axhline(base, color=LINE, linewidth=0.8)
         axes.set_yticks([len(variants) - 1 - row + 0.3 for row in range(len(variants))], variants)
