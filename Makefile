@@ -26,7 +26,7 @@ repro: $(INSTALLED)  ## Run the whole pipeline (dvc repro) and print the figures
 	@$(RUN) python commands/show_metrics.py
 
 test: lint  ## Lint, check types, run all tests
-	@$(RUN) python -m pytest -n auto --dist loadfile
+	@$(RUN) python -m pytest -n auto --dist worksteal
 
 lint: $(INSTALLED)  ## Lint and check types only
 	@$(RUN) ruff check $(SOURCES)

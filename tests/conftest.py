@@ -15,25 +15,17 @@ from tests.support import (
     call_stages,
     commands,
     copy_repository,
+    made_once,
     set_params,
     write_params,
 )
 
 import pytest
-from filelock import FileLock
+import torch
 
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that the first of all test processes fills, and the others find."""
-    together = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
-    folder, made = together / name, together / f"{name}.made"
-    with FileLock(together / f"{name}.lock"):
-        if not made.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # another process began and failed
-            folder.mkdir()
-            make(folder)
-            made.touch()
-    return folder
+# As the stages do. With more, PyTorch keeps a pool of threads, which a forked process lacks and waits for: `benchmark`,
+# called in this process, would do so for ten minutes, until its timeout.
+torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -124,8 +116,13 @@ def empty_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     return Workspace(folder, monkeypatch, capsys)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without the runtime for browsers, which npm brings, what needs it is left out; in CI nothing is."""
+    """Put whole runs under DVC first, so that no worker is left alone with one at the end; leave out what cannot run.
+
+    Without the runtime for browsers, which npm brings, what needs it is left out; in CI nothing is.
+    """
+    items.sort(key=lambda item: not {"make_project", "first_repro"} & set(getattr(item, "fixturenames", ())))
     if (ROOT / "web" / "node_modules").exists() or os.environ.get("CI"):
         return
     for item in items:

@@ -29,6 +29,7 @@ from shared.network.model import ModelConfig, SequenceClassifier
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
@@ -52,6 +53,9 @@ SMALL = {
     "benchmark.batch_sizes": [8],
 }
 """A run that takes a tenth of the default one's time, and still computes logits that are worth comparing."""
+
+WORTH_SHIPPING = {"train.learning_rate": 0.02}
+"""On top of `SMALL`: a net that is better than its baseline, so that a file is recommended."""
 
 EXPORTS_ONLY: dict[str, Any] = {
     "compress_onnx.variants": [],
@@ -241,14 +245,14 @@ def copy_sources(folder: Path, left_out: tuple[str, ...] = ()) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-def copy_repository(folder: Path, changes: dict[str, Any] = SMALL) -> Project:
-    """Copy what a commit of the working tree would hold, without the outputs of its runs; change some parameters."""
+def copy_repository(folder: Path) -> Project:
+    """Copy what a commit of the working tree would hold, without the outputs of its runs, with small parameters."""
     copy_sources(folder, left_out=("metrics/", "tests/", "dvc.lock"))
     for own_table in (folder / "data").glob("*.dvc"):
         own_table.unlink()
     write_params(folder)
     write_pipeline(folder)
-    set_params(folder, changes)
+    set_params(folder, SMALL | WORTH_SHIPPING)
     project = Project(folder)
     project.git("init", "--quiet")
     project.commit()
@@ -286,6 +290,19 @@ def command(name: str) -> list[str]:
     repeated = pipeline()[stage].get("foreach")
     value = repeated[item] if isinstance(repeated, dict) else item
     return shlex.split(text.replace("${key}", item).replace("${item}", value))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of all test processes fills, and the others find."""
+    together = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder, made = together / name, together / f"{name}.made"
+    with FileLock(together / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # another process began and failed
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 def call_stages(folder: Path, names: Iterable[str]) -> None:

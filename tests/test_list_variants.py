@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import compress_onnx
@@ -65,12 +64,8 @@ def recommended(project: Project) -> str:
 
 
 def test_a_variant_taken_off_the_list_leaves_the_run_and_a_clone_reproduces_that(
-    make_project: Callable[[str], Project],
+    reproduced: Project,
 ) -> None:
-    reproduced = make_project("variants")
-    reproduced.set("train.learning_rate", 0.02)  # a net that is better than its baseline: there is a recommendation
-    reproduced.repro()
-    reproduced.commit()
     listed = ["palette6", "sparse50_palette4"]
     gone = recommended(reproduced)
     assert gone in listed

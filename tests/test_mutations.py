@@ -14,7 +14,7 @@ from typing import Any
 from shared.files.formats import EXPORTED as EXPORTED_FORMATS
 from shared.files.formats import SUFFIXES
 from tests.edits import Array, Onnx, Package
-from tests.support import SMALL, Workspace, call_stages, rejections, set_params, write_params
+from tests.support import SMALL, Workspace, call_stages, made_once, rejections, set_params, write_params
 
 import numpy as np
 import onnx
@@ -28,35 +28,39 @@ EXPORTED = ["train", *EXPORTERS, "predict@pytorch", "predict@onnx", "predict@cor
 @pytest.fixture(scope="session")
 def plain(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An LSTM that reads one feature forwards, six steps; compressed in two more ways than the small run is."""
-    folder = tmp_path_factory.mktemp("mutants") / "plain"
-    shutil.copytree(small_run, folder)
-    call_stages(folder, ["compress_coreml@int8", "compress_coreml@sparse50"])
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copytree(small_run, folder, dirs_exist_ok=True)
+        call_stages(folder, ["compress_coreml@int8", "compress_coreml@sparse50"])
+
+    return made_once(tmp_path_factory, "plain", make)
 
 
 @pytest.fixture(scope="session")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers that read two features in both directions, two to five steps of them, and standardise raw values."""
-    folder = tmp_path_factory.mktemp("wide")
-    write_params(folder)
-    changes = SMALL | {
-        "prepare.ragged": True,
-        "export_coreml.largest_batch": 256,
-        "train.standardize": True,
-        "architecture.lstm": {"hidden_size": 8, "layers": 2, "bidirectional": True, "dropout": 0.0},
-    }
-    set_params(folder, changes)
-    random = np.random.default_rng(0)
-    standard = random.normal(size=(700, 5, 2))
-    labels = np.digitize(standard[:, :2].sum(axis=(1, 2)), [-1, 1])
-    columns = {f"{name}{step}": standard[:, step, i] for i, name in enumerate("xy") for step in range(5)}
-    table = pd.DataFrame(columns) * ([20] * 5 + [0.5] * 5) + ([30] * 5 + [-3] * 5)
-    lengths = random.integers(2, 6, 700)
-    table = table.where(np.tile(np.arange(5), 2) < lengths[:, None])
-    (folder / "data").mkdir()
-    table.assign(label=labels).to_csv(folder / "data/sequences.csv", index=False)
-    call_stages(folder, ["prepare", *EXPORTED, "verify"])
-    return folder
+
+    def make(folder: Path) -> None:
+        write_params(folder)
+        changes = SMALL | {
+            "prepare.ragged": True,
+            "export_coreml.largest_batch": 256,
+            "train.standardize": True,
+            "architecture.lstm": {"hidden_size": 8, "layers": 2, "bidirectional": True, "dropout": 0.0},
+        }
+        set_params(folder, changes)
+        random = np.random.default_rng(0)
+        standard = random.normal(size=(700, 5, 2))
+        labels = np.digitize(standard[:, :2].sum(axis=(1, 2)), [-1, 1])
+        columns = {f"{name}{step}": standard[:, step, i] for i, name in enumerate("xy") for step in range(5)}
+        table = pd.DataFrame(columns) * ([20] * 5 + [0.5] * 5) + ([30] * 5 + [-3] * 5)
+        lengths = random.integers(2, 6, 700)
+        table = table.where(np.tile(np.arange(5), 2) < lengths[:, None])
+        (folder / "data").mkdir()
+        table.assign(label=labels).to_csv(folder / "data/sequences.csv", index=False)
+        call_stages(folder, ["prepare", *EXPORTED, "verify"])
+
+    return made_once(tmp_path_factory, "wide", make)
 
 
 @dataclass(frozen=True)
