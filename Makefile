@@ -1,7 +1,7 @@
 # Sets up everything by itself: any target makes .venv first, if it is absent or the pins have changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-nets test-sweep test-training test-executorch lint format browser web toolchains uv executorch demo on-device example bench bench-scale fuzz sweep bench-sweep apple-tests second-judge lock clean
+.PHONY: help repro test test-all test-sweep test-training test-executorch lint format browser web toolchains uv executorch demo on-device example bench bench-scale fuzz sweep bench-sweep apple-tests second-judge lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,6 +27,9 @@ repro: $(INSTALLED)  ## Run the whole pipeline (dvc repro) and print the figures
 
 test: lint  ## Lint, check types, run all tests
 	@$(RUN) python -m pytest -n auto --dist worksteal
+
+test-all: lint  ## As test, and every kind of net in docs/nets.md through every format, not a sixth of them (some minutes more)
+	@ALL_TESTS=1 $(RUN) python -m pytest -n auto --dist worksteal
 
 lint: $(INSTALLED)  ## Lint and check types only
 	@$(RUN) ruff check $(SOURCES)
@@ -96,9 +99,6 @@ fuzz: $(INSTALLED)  ## Damage what the last run wrote, 12,000 times, and read it
 
 sweep: $(SWEEPING)  ## Search parameters, each trial a DVC experiment: SPACE=sweeps/learning_rate.yaml
 	@$(RUN) python commands/sweep.py $(SPACE) $(OPTIONS)
-
-test-nets: $(INSTALLED)  ## Test every kind of net in docs/nets.md through every format, not a third of them (some minutes)
-	@ALL_NETS=1 $(RUN) python -m pytest -n auto tests/test_nets.py
 
 test-sweep: $(SWEEPING)  ## Test sweeps, also on a cluster and with real remotes (needs sshd; a quarter of an hour)
 	@SWEEP_TESTS=1 $(RUN) python -m pytest tests/sweep

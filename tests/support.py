@@ -35,6 +35,9 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 WRITTEN = ("data", "models", "metrics")
 
+ALL_TESTS = "ALL_TESTS" in os.environ
+"""Set by `make test-all`: what tests one thing in many nets runs with all of them, not with a sample."""
+
 ABSENT = object()
 Built = TypeVar("Built")
 

@@ -1,8 +1,8 @@
 """Nets as engineers write them, through both exporters and all compressors: they compute what PyTorch does, or say why.
 
 `docs/nets.md` is the table of what is found here: `UPDATE=1 pytest tests/test_nets.py` rewrites it, in the columns of
-formats whose packages are installed; ExecuTorch's with `EXECUTORCH_TESTS=1` as well. `make test-nets` runs all nets,
-`make test` a third.
+formats whose packages are installed; ExecuTorch's with `EXECUTORCH_TESTS=1` as well. `make test-all` runs all nets,
+`make test` a sixth.
 """
 
 import itertools
@@ -27,7 +27,7 @@ from shared.kit.stage import StageError
 from shared.network.model import Checkpoint, SequenceClassifier
 from tests import nets
 from tests.core_ai_assets import logits_of
-from tests.support import EXPORT_NAMES, EXPORT_PARAMS, ROOT, write_prepared
+from tests.support import ALL_TESTS, EXPORT_NAMES, EXPORT_PARAMS, ROOT, write_prepared
 
 import numpy as np
 import onnx
@@ -53,15 +53,13 @@ needs_executorch = pytest.mark.skipif(
 BATCHES = (1, 2, 15, 16, 32)
 """Up to the largest that ExecuTorch's programs are for: its exporter may bound the batch by 15 without a word."""
 Carry = Callable[[SequenceClassifier, type[nets.Net], Prepared, Path], dict[str, str]]
-IN_EVERY_RUN = 3
+IN_EVERY_RUN = 6
 """Of so many nets, one is in every `make test`; the others take minutes."""
-ALL = bool({"ALL_NETS", "EXECUTORCH_TESTS", "UPDATE"} & os.environ.keys())
+ALL = ALL_TESTS or bool({"EXECUTORCH_TESTS", "UPDATE"} & os.environ.keys())
 every_net = pytest.mark.parametrize(
     "title",
     [
-        pytest.param(
-            title, marks=pytest.mark.skipif(not (ALL or number % IN_EVERY_RUN == 0), reason="`make test-nets`")
-        )
+        pytest.param(title, marks=pytest.mark.skipif(not (ALL or number % IN_EVERY_RUN == 0), reason="`make test-all`"))
         for number, title in enumerate(nets.NETS)
     ],
 )
