@@ -18,6 +18,8 @@ from shared.kit.stage import StageError, parse_args, rounded, run, write_metrics
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
 Table = list[tuple[str, str, int]]
 """Rows of actual class, predicted class and how many."""
@@ -64,36 +66,28 @@ def score(
         if not np.isfinite(logits).all():
             raise StageError(f"{name}: some logits are not finite")
         predicted = logits.argmax(axis=1)
-        counts += np.bincount(actual * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        counts += confusion_matrix(actual, predicted, labels=range(classes))
         right, theirs_right = predicted == actual, theirs.argmax(axis=1) == actual
         lost += int((theirs_right & ~right).sum())
         gained += int((right & ~theirs_right).sum())
-        loss += cross_entropy(logits, actual).sum()
+        loss -= log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(actual)), actual].sum()
     return Score(counts, loss / len(labels), lost, gained)
-
-
-def cross_entropy(logits: NDArray[np.float32], actual: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Of each row, in nats: minus the logarithm of the probability that the softmax gives its class."""
-    below_largest = logits.astype(np.float64)
-    below_largest -= below_largest.max(axis=1, keepdims=True)  # no exponential overflows
-    found: NDArray[np.float64] = np.log(np.exp(below_largest).sum(axis=1))
-    found -= below_largest[np.arange(len(actual)), actual]
-    return found
 
 
 def figures_of(found: Score, classes: list[str]) -> dict[str, Any]:
     """Accuracy, macro F1, mean cross-entropy and the recall of each class; a class without rows has none."""
     counts = found.counts
-    right, actual, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    # F1 = 2 * right / (actual + predicted): the harmonic mean of recall and precision; 0 of a class that nothing names
-    f1 = 2 * right / np.maximum(actual + predicted, 1)
+    indices = np.arange(len(classes))
+    actual, predicted = (index.ravel() for index in np.meshgrid(indices, indices, indexing="ij"))
+    pairs: dict[str, Any] = {"y_true": actual, "y_pred": predicted, "sample_weight": counts.ravel()}
     recall = [
-        rounded(found / rows) if rows else None for found, rows in zip(right.tolist(), actual.tolist(), strict=True)
+        None if rows.sum() == 0 else rounded(value)
+        for rows, value in zip(counts, recall_score(**pairs, average=None, zero_division=0), strict=True)
     ]
     return {
-        "accuracy": rounded(right.sum() / counts.sum()),
-        "accuracy_interval": [rounded(end) for end in share_interval(int(right.sum()), int(counts.sum()))],
-        "macro_f1": rounded(f1.mean()),
+        "accuracy": rounded(accuracy_score(**pairs)),
+        "accuracy_interval": [rounded(end) for end in share_interval(int(counts.trace()), int(counts.sum()))],
+        "macro_f1": rounded(f1_score(**pairs, average="macro", zero_division=0)),
         "loss": rounded(found.loss),
         "recall": dict(zip(classes, recall, strict=True)),
     }

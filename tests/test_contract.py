@@ -347,21 +347,15 @@ def test_shared_is_imported_before_any_library(name: str) -> None:
 
 SLOW_IMPORTS = {"coremltools", "matplotlib", "onnx", "onnxruntime", "pandas", "pyarrow", "scipy", "sklearn", "torch"}
 """Libraries that take from a tenth of a second to two seconds to import."""
-IMPORTED_AT_START: dict[str, set[str]] = {
-    "accept": set(),
-    "evaluate": set(),
-    "list_variants": set(),
-    "report": {"matplotlib"},
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", IMPORTED_AT_START)
-def test_a_short_stage_imports_no_slow_library_that_it_does_not_need(name: str) -> None:
+@pytest.mark.parametrize("name", ["accept", "list_variants"])
+def test_a_short_stage_imports_no_slow_library(name: str) -> None:
     command = [sys.executable, "-c", f"import sys, {name}; print(sorted(sys.modules))"]
     printed = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": str(STAGES)}, capture_output=True, text=True, check=True
     ).stdout
-    assert SLOW_IMPORTS & set(ast.literal_eval(printed)) == IMPORTED_AT_START[name]
+    assert not SLOW_IMPORTS & set(ast.literal_eval(printed))
 
 
 def test_the_kernels_are_pinned_when_torch_and_numpy_load() -> None:

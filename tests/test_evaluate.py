@@ -12,8 +12,6 @@ from tests.support import Workspace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
 # Actual classes 0 0 0 1; predicted 0 0 1 1; the third class is never seen.
 LABELS = np.array([0, 0, 0, 1])
@@ -32,30 +30,6 @@ def test_figures_are_as_computed_by_hand() -> None:
     assert figures["macro_f1"] == pytest.approx((0.8 + 2 / 3 + 0) / 3, rel=1e-5)
     assert figures["loss"] == pytest.approx((3 * math.log(2) + math.log(4)) / 4, rel=1e-5)
     assert figures["accuracy_interval"] == [pytest.approx(0.300642, abs=1e-6), pytest.approx(0.954413, abs=1e-6)]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_figures_are_those_of_scikit_learn(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    classes = list("abcdefg")
-    labels = random.choice([0, 1, 2, 4, 6], 200)  # two classes have no rows
-    logits = random.normal(0, 30, (200, 7)).astype(np.float32)
-    logits[:, 6] = -100  # one is never named
-    predicted = logits.argmax(axis=1)
-
-    found = evaluate.score(prediction(logits), labels, 7)
-
-    assert (found.counts == confusion_matrix(labels, predicted, labels=range(7))).all()
-    assert found.loss == pytest.approx(-log_softmax(logits.astype(np.float64), axis=1)[range(200), labels].mean())
-    figures = evaluate.figures_of(found, classes)
-    of_all = {"labels": range(7), "zero_division": 0}
-    recall = recall_score(labels, predicted, average=None, **of_all)
-    assert figures["accuracy"] == pytest.approx(accuracy_score(labels, predicted), rel=1e-5)
-    assert figures["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro", **of_all), rel=1e-5)
-    assert figures["recall"] == {
-        name: pytest.approx(share, rel=1e-5) if label in labels else None
-        for label, (name, share) in enumerate(zip(classes, recall, strict=True))
-    }
 
 
 def logits_for(predicted: Any) -> Any:
