@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import IO
 
 CONVERTERS_ONLY = ("torch", "sklearn")  # what coremltools imports for its converters alone: most of its own import time
+TORCH_COMPRESSOR = "coremltools.optimize.torch"  # with most of torch.distributed: a fifth of an export's time
 UNUSED = ("torchao",)  # it would import this too where Core AI's packages have brought it: seconds, and warnings
 
 MOST_OVERHEARD = 65_536  # bytes
@@ -25,14 +26,15 @@ def import_coremltools() -> ModuleType:
     On import it warns that the Core ML framework is absent (everywhere but on macOS) and that it was not tested with
     the installed versions of torch and scikit-learn. Pinned versions and our own tests answer that.
 
-    A process that has not imported torch by then converts nothing from it, so coremltools does not get to see it.
+    A process that has not imported torch by then converts nothing from it, so coremltools does not get to see it. What
+    compresses nets of torch, nobody uses; `coremltools.optimize.torch` can still be imported afterwards.
     """
     logger = logging.getLogger("coremltools")
     level = logger.level
     logger.setLevel(logging.ERROR)
     hides = () if "coremltools" in sys.modules else (*CONVERTERS_ONLY, *UNUSED)
     try:
-        with hidden(*hides):
+        with hidden(*hides), passed_over(TORCH_COMPRESSOR):
             return importlib.import_module("coremltools")
     finally:
         logger.setLevel(level)
@@ -54,6 +56,19 @@ def hidden(*names: str) -> Iterator[None]:
     finally:
         for name in hides:
             del sys.modules[name]
+
+
+@contextlib.contextmanager
+def passed_over(name: str) -> Iterator[None]:
+    """A module that this process has not imported is an empty one to those that import it."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = ModuleType(name)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager

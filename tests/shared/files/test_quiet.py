@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import logging
 from shared.files.quiet import import_coremltools
@@ -34,3 +36,19 @@ print(importlib.util.find_spec("torch") is not None)
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "stages")}
     result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize("importer", ["shared.files.quiet", "shared.coreml_reference.quiet"])
+def test_coremltools_comes_without_what_compresses_torch_s_nets_which_can_be_imported_later(importer: str) -> None:
+    script = f"""
+import sys
+import torch
+from {importer} import import_coremltools
+import_coremltools()
+print("torch.distributed.fsdp" in sys.modules)
+import coremltools.optimize.torch.palettization
+print("torch.distributed.fsdp" in sys.modules, hasattr(coremltools.optimize.torch, "palettization"))
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3] / "stages")}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[:2] == ["False", "True True"]
