@@ -46,10 +46,34 @@ class Params(StageParams):
 
 
 def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, precision: Precision) -> Any:
-    """Convert a traced model to an ML Program.
+    """Trace a model and `convert` it to an ML Program."""
+    return convert(trace(checkpoint, names), checkpoint, names, params, precision)
+
+
+def trace(checkpoint: Checkpoint, names: ExportParams) -> Any:
+    """Trace a model, and hold the trace to it.
 
     TorchScript is deprecated, but the only way that works: coremltools 9.0 does not know `aten.lstm` from
     `torch.export`, and tracing an exported module bakes the batch size into the LSTM's state.
+
+    Returns:
+        A `torch.jit.ScriptModule`.
+
+    Raises:
+        StageError: An operation cannot be traced, or not for every size.
+    """
+    examples = example_inputs(checkpoint.model.config, names)
+    with explained(checkpoint.model, "coreml"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript's deprecation
+        refuse_known(checkpoint.model)
+        with Rewriting():
+            traced = torch.jit.trace(checkpoint.model, tuple(examples.values()), check_trace=False)
+        check_trace(traced, checkpoint.model, names)
+    return traced
+
+
+def convert(traced: Any, checkpoint: Checkpoint, names: ExportParams, params: Params, precision: Precision) -> Any:
+    """Convert a traced model to an ML Program; the trace stays as it is.
 
     Returns:
         A `coremltools.models.MLModel`.
@@ -69,10 +93,6 @@ def export_coreml(checkpoint: Checkpoint, names: ExportParams, params: Params, p
     examples = example_inputs(config, names)
     with explained(checkpoint.model, "coreml"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript's deprecation
-        refuse_known(checkpoint.model)
-        with Rewriting():
-            traced = torch.jit.trace(checkpoint.model, tuple(examples.values()), check_trace=False)
-        check_trace(traced, checkpoint.model, names)
         model = ct.convert(
             traced,
             # Without a dtype of its own the interface of an fp16 program becomes float16 from iOS16 on.
@@ -205,8 +225,9 @@ def main() -> None:
     paths = [getattr(args, precision) for precision in precisions]
     if left_out("coreml", names, paths):
         return
+    traced = trace(checkpoint, names)
     for precision, path in zip(precisions, paths, strict=True):
-        save(export_coreml(checkpoint, names, params, precision), path)
+        save(convert(traced, checkpoint, names, params, precision), path)
 
 
 if __name__ == "__main__":

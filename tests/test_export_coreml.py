@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import export_coreml
 from shared.coreml_reference import CoreMLReference, InputError
 from shared.network.model import Checkpoint
-from tests.support import EXPORT_NAMES, classifier
+from tests.support import EXPORT_NAMES, EXPORT_PARAMS, classifier
 
 import numpy as np
 import pytest
@@ -55,6 +56,20 @@ def test_it_computes_what_torch_computes_at_every_batch_size(
     model: Checkpoint, packages: dict[str, tuple[Path, CoreMLReference]], precision: str, tolerance: float
 ) -> None:
     assert_parity(model, packages[precision][1], tolerance)
+
+
+@pytest.mark.parametrize("architecture", ["lstm", "gru", "transformer"])
+def test_one_trace_serves_all_precisions(architecture: str, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(classifier(architecture), TRAINING)
+    traced = export_coreml.trace(checkpoint, EXPORT_NAMES)
+    for precision in get_args(export_coreml.Precision):
+        again, alone = tmp_path / "again.mlpackage", tmp_path / "alone.mlpackage"
+        package = export_coreml.convert(traced, checkpoint, EXPORT_NAMES, EXPORT_PARAMS, precision)
+        export_coreml.save(package, again)
+        export_coreml.save(export_coreml.export_coreml(checkpoint, EXPORT_NAMES, EXPORT_PARAMS, precision), alone)
+        files = [path.relative_to(alone) for path in sorted(alone.rglob("*")) if path.is_file()]
+        assert len(files) == 3
+        assert [(again / file).read_bytes() for file in files] == [(alone / file).read_bytes() for file in files]
 
 
 @pytest.mark.parametrize(("target", "version"), [("iOS15", 6), ("iOS18", 9)])
