@@ -21,6 +21,8 @@ from shared.execution.one_row import run_one_row
 from shared.files.aimodel import Program, import_coreai, why_missing
 from shared.files.artifacts import precision_of, why_left_out, write_left_out
 from shared.files.inspection import inspect_file
+from shared.files.quiet import hidden
+from shared.kit import importing
 from shared.kit.params import Count, StageParams, read_params
 from shared.kit.stage import StageError, one_line, parse_args, replacing, run
 
@@ -75,7 +77,8 @@ def cluster(values: NDArray[np.float16], k: int, weights: NDArray[np.int_]) -> S
     Returns:
         `clusters`: the cluster of each number; `centroids`: their means.
     """
-    from sklearn.cluster import KMeans
+    with importing(), hidden("pandas"):  # which scikit-learn imports where it finds it, to know its tables by
+        from sklearn.cluster import KMeans
 
     found = KMeans(k, n_init=4, random_state=0).fit(values.astype(np.float64).reshape(-1, 1), sample_weight=weights)
     return SimpleNamespace(clusters=found.labels_, centroids=found.cluster_centers_[:, 0])

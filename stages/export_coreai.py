@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from shared.conversion.coreai_canonical import canonicalize
 from shared.conversion.export import ExportParams, left_out
 from shared.files.aimodel import why_missing
+from shared.kit import importing
 from shared.kit.params import Count, StageParams, read_params
 from shared.kit.stage import parse_args, replacing, run
 
@@ -43,8 +44,11 @@ def main() -> None:
     if left_out("coreai", names, paths, lambda: why_missing("coreai_torch", "coreai_opt.casting.casting")):
         return
 
-    from shared.conversion.coreai_program import convert, described  # torch, which a note needs no time for
-    from shared.network.model import load_checkpoint
+    with importing():  # of torch, which a note needs no time for
+        from shared.conversion.coreai_program import convert, described
+        from shared.network.model import load_checkpoint
+
+        import torch.export._trace  # noqa: F401 - else torch.export.export does it
 
     checkpoint = load_checkpoint(args.checkpoint)
     for precision, path in zip(precisions, paths, strict=True):

@@ -167,6 +167,20 @@ def test_files_that_came_from_another_machine_are_not_judged_without_the_runtime
 # --- a user's mistakes ---
 
 
+def test_k_means_comes_without_pandas() -> None:
+    script = """
+import sys
+sys.path.insert(0, "stages")
+from compress_coreai import cluster
+import numpy as np
+print(cluster(np.array([0, 1, 10, 11], np.float16), 2, np.ones(4, int)).centroids.tolist(), "pandas" in sys.modules)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True
+    )
+    assert ended.stdout in ("[0.5, 10.5] False\n", "[10.5, 0.5] False\n")
+
+
 def test_a_variant_that_is_not_known_is_refused(workspace: Workspace) -> None:
     workspace.set("compress_coreai.variants", ["palette5"])
     error = workspace.refuses("compress_coreai@palette5")

@@ -23,6 +23,7 @@ from shared.files.aimodel import check_hash, import_coreai, metadata_of, why_mis
 from shared.files.onnx_graph import all_nodes, read_onnx
 from shared.files.pte import FORWARD, Tensor, import_executorch, read_program
 from shared.files.quiet import import_coremltools, overheard
+from shared.kit import importing
 from shared.kit.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
@@ -52,11 +53,12 @@ class Runtime(Protocol):
 
 def import_runtimes(paths: list[Path]) -> None:
     """Import what opening and running these files takes, so that a process forked from this one need not."""
-    for suffix in {path.suffix for path in paths} & MODULES.keys():
-        if suffix == ".mlpackage":
-            import_coremltools()
-        for name in MODULES[suffix]:
-            QUIET_IMPORTS.get(suffix, importlib.import_module)(name)
+    with importing():
+        for suffix in {path.suffix for path in paths} & MODULES.keys():
+            if suffix == ".mlpackage":
+                import_coremltools()
+            for name in MODULES[suffix]:
+                QUIET_IMPORTS.get(suffix, importlib.import_module)(name)
 
 
 def why_not_run(paths: list[Path]) -> str | None:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from shared.files.quiet import without_messages
+from shared.kit import importing
 from shared.kit.stage import StageError, one_line, read_bytes, reading
 
 import numpy as np
@@ -40,7 +41,7 @@ def import_coreai(name: str = "coreai.authoring") -> ModuleType:
     Raises:
         ImportError: It is not installed, or not for this machine.
     """
-    with without_messages(logging.ERROR):
+    with importing(), without_messages(logging.ERROR):
         # The dialect's modules import each other in a circle that only this one enters at the right place.
         importlib.import_module("coreai.authoring")
         if name.startswith(f"{COMPRESSOR}."):

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO
 
+from shared.kit import importing
+
 CONVERTERS_ONLY = ("torch", "sklearn")  # what coremltools imports for its converters alone: most of its own import time
 TORCH_COMPRESSOR = "coremltools.optimize.torch"  # with most of torch.distributed: a fifth of an export's time
 UNUSED = ("torchao",)  # it would import this too where Core AI's packages have brought it: seconds, and warnings
@@ -34,7 +36,7 @@ def import_coremltools() -> ModuleType:
     logger.setLevel(logging.ERROR)
     hides = () if "coremltools" in sys.modules else (*CONVERTERS_ONLY, *UNUSED)
     try:
-        with hidden(*hides), passed_over(TORCH_COMPRESSOR):
+        with importing(), hidden(*hides), passed_over(TORCH_COMPRESSOR):
             return importlib.import_module("coremltools")
     finally:
         logger.setLevel(level)

@@ -16,6 +16,7 @@ from shared.judging.precision import Precision, bound, precision_of
 from shared.judging.stored import read_weights
 from shared.judging.twin import Source, distance, open_source
 from shared.judging.weights import Match, judge_export, judge_variant, match
+from shared.kit import importing
 from shared.kit.stage import StageError, one_line, rounded
 
 import numpy as np
@@ -51,9 +52,10 @@ def load_net(path: Path, test: SplitArrays, scale: Scale) -> Net:
     Raises:
         StageError: The checkpoint is damaged.
     """
-    from shared.network.model import load_checkpoint
+    with importing():
+        from shared.network.model import load_checkpoint
 
-    import torch
+        import torch
 
     torch.set_num_threads(1)
     model = load_checkpoint(path).model

@@ -18,6 +18,8 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -109,6 +111,20 @@ def begin_work() -> None:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For what is imported in the midst of work: Python looks for no garbage until it is there, nor in it later."""
+    works, before = gc.isenabled(), len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if works and len(sys.modules) > before:
+            begin_work()
+        elif works:
+            gc.enable()
 
 
 if Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parents[2]:

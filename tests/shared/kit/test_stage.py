@@ -429,6 +429,7 @@ atexit.register(lambda: print("end", gc.get_freeze_count() > frozen))
 sys.path.insert(0, "stages")
 sys.argv = ["stages/probe.py"]
 from shared.execution.isolation import Limits, call_apart
+from shared.kit import importing
 from shared.kit.stage import run
 print("imports", gc.isenabled())
 
@@ -438,6 +439,12 @@ def main():
     print("main", gc.isenabled(), frozen > 10_000)
     for start_method in ("fork", "spawn"):
         print(start_method, call_apart(gc.isenabled, what="x", limits=Limits(60), start_method=start_method))
+    for _ in range(2):  # the second time nothing comes
+        before = gc.get_freeze_count()
+        with importing():
+            import wave
+            print("importing", gc.isenabled())
+        print("work", gc.isenabled(), gc.get_freeze_count() > before)
 
 run(main)
 """
@@ -447,7 +454,10 @@ def test_garbage_is_looked_for_in_what_a_stage_makes_alone() -> None:
     """Not in what its libraries bring, nor at its end: that took a quarter of its time."""
     script = [sys.executable, "-c", GARBAGE]
     ended = subprocess.run(script, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True)
-    assert ended.stdout.splitlines() == ["imports False", "main True True", "fork True", "spawn True", "end True"]
+    assert ended.stdout.splitlines() == [
+        "imports False", "main True True", "fork True", "spawn True",
+        "importing False", "work True True", "importing False", "work True False", "end True",
+    ]  # fmt: skip
 
 
 # --- reading ---
