@@ -3,7 +3,7 @@
 import re
 import warnings
 
-from shared.conversion.canonical import canonical_onnx
+from shared.conversion.canonical import canonical_onnx, number_names
 from shared.conversion.capture import recurrent_by_shape
 from shared.conversion.export import TRACED_TIME, ExportParams, describe, example_inputs, left_out
 from shared.conversion.failures import explained, refuse_known
@@ -50,7 +50,9 @@ def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> byte
         )
         assert program is not None
         simplify(program.model)
-    content = canonical_onnx(name_time(program.model_proto), describe(names, checkpoint))
+    model = name_time(program.model_proto)
+    number_names(model)
+    content = canonical_onnx(model, describe(names, checkpoint))
     check(onnx.load_from_string(content), names, config, opset)
     return content
 

@@ -4,8 +4,10 @@ The exporters write the checkout's folder, the date, random identifiers and hash
 those are dropped or derived from the content, and a Core ML program is written in fewer bytes.
 """
 
+import itertools
 import json
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from shared.conversion.lean_package import shrink
@@ -35,6 +37,39 @@ def canonical_onnx(model: onnx.ModelProto, metadata: dict[str, str]) -> bytes:
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def number_names(model: onnx.ModelProto) -> None:
+    """Number in place what the exporter named, in the order in which nodes use it.
+
+    Its own numbers count what it came across on the way, which is not always the same. Names of inputs and outputs
+    stay, and of the net's own tensors, which have a dot.
+    """
+    kept = {value.name for value in (*model.graph.input, *model.graph.output)}
+    kept |= {tensor.name for tensor in model.graph.initializer if "." in tensor.name} | {""}
+    free = (name for name in map("val_{}".format, itertools.count()) if name not in kept)
+    names: dict[str, str] = {name: name for name in kept}
+    _rename(model.graph, names, free, itertools.count())
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str], free: Iterator[str], numbers: Iterator[int]) -> None:
+    """Rename all in a graph, and in those of its nodes; a name means the same in all of them."""
+
+    def new(name: str) -> str:
+        if name not in names:
+            names[name] = next(free)
+        return names[name]
+
+    for value in graph.input:
+        value.name = new(value.name)
+    for node in graph.node:
+        node.name = f"{node.op_type.lower()}_{next(numbers)}"
+        node.input[:] = map(new, node.input)
+        for nested in nested_graphs(node):
+            _rename(nested, names, free, numbers)
+        node.output[:] = map(new, node.output)
+    for value in (*graph.initializer, *graph.value_info, *graph.output):
+        value.name = new(value.name)
 
 
 def _public_version(version: str) -> str:

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from shared.conversion.canonical import canonical_onnx, canonicalize_mlpackage
+from shared.conversion.canonical import canonical_onnx, canonicalize_mlpackage, number_names
 from shared.files.quiet import import_coremltools
 
 import numpy as np
@@ -113,3 +113,34 @@ def test_looking_at_a_package_changes_nothing(variant: str, small_run: Path, tmp
     ct.models.MLModel(str(path), skip_model_load=True)
     assert (path / "Manifest.json").stat().st_mtime_ns > (original / "Manifest.json").stat().st_mtime_ns
     assert files(path) == files(original)
+
+
+def test_the_exporter_s_own_numbers_do_not_reach_the_file() -> None:
+    """Nor do names of the graphs inside of nodes; what a user or the net has named stays."""
+
+    def numbered(first: int) -> onnx.ModelProto:
+        model = onnx.parser.parse_model(f"""
+            <ir_version: 10, opset_import: ["" : 20]>
+            main (float[N] val_1) => (float[N] logits)
+            <float[1] net_weight = {{2.0}}, float[1] val_{first} = {{3.0}}, bool val_{first + 1} = {{1}}> {{
+                [node_{first}] val_{first + 2} = Mul(val_1, net_weight)
+                [node_{first + 1}] logits = If(val_{first + 1}) <
+                    then_branch = then () => (float[N] val_{first + 4}) {{
+                        [node_{first + 2}] val_{first + 3} = Add(val_{first + 2}, val_{first})
+                        val_{first + 4} = Neg(val_{first + 3})
+                    }},
+                    else_branch = other () => (float[N] val_{first + 5}) {{ val_{first + 5} = Abs(val_{first + 2}) }}
+                >
+            }}""")
+        model = onnx.load_from_string(model.SerializeToString().replace(b"net_weight", b"net.weight"))
+        number_names(model)
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    found = numbered(7)
+    assert found == numbered(8)
+    assert [node.name for node in found.graph.node] == ["mul_0", "if_1"]
+    assert [tensor.name for tensor in found.graph.initializer] == ["net.weight", "val_3", "val_2"]
+    assert ([value.name for value in found.graph.input], found.graph.node[0].output) == (["val_1"], ["val_0"])
+    session = ort.InferenceSession(found.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"val_1": np.ones(2, np.float32)})[0].tolist() == [-5.0, -5.0]
