@@ -1,5 +1,6 @@
 """What a trial's process changes in the DVC that runs in it; what DVC writes stays the same, byte for byte."""
 
+import contextlib
 import io
 import pickle
 import re
@@ -9,6 +10,12 @@ from dvc.exceptions import DvcException
 
 LOCK_HEAD = "schema: '2.0'\nstages:\n"
 STAGE_OF_LOCK = re.compile(r"^(?=  \S)", re.MULTILINE)
+
+
+def change_dvc() -> None:
+    """All of it, in this process."""
+    for change in (keep_every_run, ask_once, lock_no_single_paths, stage_once, remember_yaml):
+        change()
 
 
 def keep_every_run() -> None:
@@ -23,8 +30,61 @@ def keep_every_run() -> None:
     Stage.save = lambda stage, allow_missing=False, **_: save(stage, allow_missing, run_cache=True)
 
 
+def ask_once() -> None:
+    """Let DVC's run cache hash what a stage depends on once, to learn that there is all of it.
+
+    It does so four times for each stage that it restores and saves, folder by folder, and uses none of the hashes.
+    """
+    from dvc.stage import cache
+
+    asked = cache._can_hash
+    answer = "_sweep_can_hash"
+
+    def can_hash(stage: Any) -> bool:
+        if not getattr(stage, answer, False):
+            setattr(stage, answer, asked(stage))
+        return bool(getattr(stage, answer))
+
+    cache._can_hash = can_hash
+
+
+def lock_no_single_paths() -> None:
+    """Let DVC keep no list of the paths that a command reads and writes, which it writes anew 700 times in a trial.
+
+    The list is there for several commands in one workspace. A trial has its clone for itself.
+    """
+    from dvc import rwlock
+
+    rwlock.rwlock = lambda *_: contextlib.nullcontext()
+
+
+def stage_once() -> None:
+    """Let DVC add what the stages have read and written to Git's index when all have ended, not after each.
+
+    Nobody reads the index meanwhile, and each time it is read, written, and all folders of sources are walked.
+    """
+    from dvc.repo.experiments.executor.base import BaseExecutor
+    from dvc.repo.reproduce import _reproduce_stage
+    from dvc.stage.utils import _get_stage_files
+
+    ended: list[Any] = []
+    others = BaseExecutor._get_top_level_paths
+
+    def reproduce(stage: Any, **options: Any) -> Any:
+        result = _reproduce_stage(stage, **options)
+        ended.append(stage)
+        return result
+
+    def paths_to_add(repo: Any) -> list[str]:
+        files = [path for stage in ended for path in _get_stage_files(stage)]
+        return list(dict.fromkeys([*files, *others(repo)]))
+
+    BaseExecutor._repro_and_track = staticmethod(reproduce)
+    BaseExecutor._get_top_level_paths = staticmethod(paths_to_add)
+
+
 def remember_yaml() -> None:
-    """Let DVC parse no text twice, and write no stage of dvc.lock twice.
+    """Let DVC parse no text twice, hold none to its schema twice, and write no stage of dvc.lock twice.
 
     After each stage it reads all of dvc.lock, with a parser that keeps comments, which dvc.lock has none of, and writes
     all of it, in pure Python; and it reads params.yaml for each stage again. That is half of the time that it takes.
@@ -37,6 +97,28 @@ def remember_yaml() -> None:
     _yaml.parse_yaml = strictyaml.parse_yaml = memory.parse
     _yaml.parse_yaml_for_update = lambda text, path: (memory.parse if path.endswith(".lock") else slow)(text, path)
     _yaml._dump = memory.dump
+    strictyaml.validate = SchemaMemory(strictyaml.validate).validate
+
+
+class SchemaMemory:
+    """Texts that keep to a schema, and what they say then, its defaults filled in.
+
+    Args:
+        validate: DVC's, of what a text says.
+    """
+
+    def __init__(self, validate: Any) -> None:
+        self._validate = validate
+        self._valid: dict[tuple[int, str], bytes] = {}
+
+    def validate(self, data: Any, schema: Any, text: str | None = None, path: str | None = None, **where: Any) -> Any:
+        """What DVC makes of it; each time a copy, which may be changed."""
+        if text is None:
+            return self._validate(data, schema, path=path, **where)
+        key = id(schema), text  # DVC's schemas are made once
+        if key not in self._valid:
+            self._valid[key] = pickle.dumps(self._validate(data, schema, text=text, path=path, **where))
+        return pickle.loads(self._valid[key])  # noqa: S301 - made in the line above
 
 
 class YamlMemory:

@@ -4,11 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from commands.sweeps.dvc_changes import YamlMemory
+from commands.sweeps.dvc_changes import SchemaMemory, YamlMemory
 from tests.support import ROOT
 
 import pytest
+from dvc.dvcfile import ProjectFile
 from dvc.utils.serialize import _common, _yaml
+from dvc.utils.strictyaml import YAMLValidationError
+from dvc.utils.strictyaml import validate as strictyaml_validate
 
 LONG = "python stages/train.py " + " ".join(f"data/prepared/part-{number}.npy" for number in range(20))
 
@@ -77,6 +80,29 @@ def test_whatever_a_text_is_it_says_what_dvc_reads(memory: YamlMemory, text: str
     assert first == expected
     first["stages"] = "changed by whoever has it"
     assert memory.parse(text, "dvc.lock") == expected
+
+
+def test_a_text_is_held_to_its_schema_once_and_a_wrong_one_each_time() -> None:
+    asked = []
+
+    def validate(data: Any, schema: Any, **where: Any) -> Any:
+        asked.append(where["text"])
+        return strictyaml_validate(data, schema, **where)
+
+    memory = SchemaMemory(validate)
+    text = (ROOT / "dvc.yaml").read_text()
+    data = _yaml.parse_yaml(text, "dvc.yaml")
+    expected = strictyaml_validate(data, ProjectFile.SCHEMA, text=text, path="dvc.yaml")
+    for _ in range(2):
+        found = memory.validate(data, ProjectFile.SCHEMA, text=text, path="dvc.yaml")
+        assert found == expected
+        found["stages"].clear()  # by whoever has it
+    assert asked == [text]
+    wrong = "stages: 1"
+    for _ in range(2):
+        with pytest.raises(YAMLValidationError):
+            memory.validate({"stages": 1}, ProjectFile.SCHEMA, text=wrong, path="dvc.yaml")
+    assert asked == [text, wrong, wrong]
 
 
 def test_a_damaged_text_is_told_as_by_dvc(memory: YamlMemory) -> None:

@@ -34,14 +34,16 @@ def test_a_trial_is_published_and_run_once(toy: Toy, clone: Path) -> None:
 
     # An ordinary experiment: DVC's own command writes the same bytes.
     toy.dvc("exp", "run", "--name", "ordinary", "--set-param", "train.learning_rate=0.01", env=toy.environment())
-    ordinary = toy.git("show", f"{toy.experiments()['ordinary']}:dvc.lock")
+    ordinary = toy.experiments()["ordinary"]
+    files, lock = toy.git("ls-tree", "-r", ordinary), toy.git("show", f"{ordinary}:dvc.lock")
     toy.git("checkout", "--quiet", "--force", ".")
     toy.dvc("exp", "remove", "ordinary")
 
     toy.git("remote", "add", "origin", str(clone.with_name("remote.git")))
     toy.dvc("exp", "pull", "origin", first.split(":")[-2].split()[-1], "--no-cache")
     [(name, commit)] = toy.experiments().items()
-    assert toy.git("show", f"{commit}:dvc.lock") == ordinary
+    assert toy.git("show", f"{commit}:dvc.lock") == lock
+    assert toy.git("ls-tree", "-r", commit) == files
     assert toy.figure(commit, "evaluate")["onnx"]["int8"]["accuracy"] == 1.0
     toy.dvc("exp", "apply", name)
     assert json.loads((toy.folder / "models" / "model.json").read_text())["accuracy"] == 1.0
