@@ -16,8 +16,11 @@ def machine_in_words() -> str:
 
 
 def clone_project(folder: Path) -> None:
-    """The last commit of this project, in a new folder."""
+    """The last commit of this project, in a new folder; with ONNX Runtime for WebAssembly, if it is installed here."""
     subprocess.run(["git", "clone", "--quiet", str(PROJECT), str(folder)], check=True)
+    installed = PROJECT / "web" / "node_modules"
+    if installed.exists():
+        (folder / "web" / "node_modules").symlink_to(installed)
 
 
 def environment() -> dict[str, str]:
