@@ -33,6 +33,7 @@ sys.path[:0] = [str(PROJECT / "stages"), str(PROJECT)]
 from commands.benchmarks.judging import figure, load_in_words, print_ratio  # noqa: E402 - after the path to it
 from commands.benchmarks.surroundings import environment, machine_in_words  # noqa: E402
 
+import psutil  # noqa: E402
 from ruamel.yaml import YAML  # noqa: E402
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -150,7 +151,7 @@ def experiments(folder: Path) -> list[str]:
 def workers(folder: Path) -> list[int]:
     """The process ids of the queue's workers that are up."""
     files = (folder / ".dvc" / "tmp" / "exps" / "celery").glob("*.pid")
-    return [number for number in (int(file.read_text()) for file in files) if Path(f"/proc/{number}").exists()]
+    return [number for number in (int(file.read_text()) for file in files) if psutil.pid_exists(number)]
 
 
 def objective(metric: str) -> dict[str, Any]:

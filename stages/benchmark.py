@@ -47,7 +47,7 @@ from shared.files.formats import FORMATS, REFERENCE, folders
 from shared.files.inspection import FileFacts, inspect_file
 from shared.files.integer_sums import integer_sums
 from shared.files.requirements import requirements_of
-from shared.kit import begin_work, leave_libraries_alone
+from shared.kit import importing
 from shared.kit.params import Count, Seed, StageParams, read_params
 from shared.kit.stage import StageError, one_line, parse_args, rounded, run, write_metrics
 
@@ -330,18 +330,15 @@ def reason_of(folder: Path) -> str | None:
 
 def export_checkpoint(checkpoint: Path, batch: Batch, path: Path) -> None:
     """Export a checkpoint as a tutorial would."""
-    leave_libraries_alone()
-    from shared.conversion.stock_export import export_stock
-    from shared.network.model import load_checkpoint
+    with importing():  # torch's exporter imports as it goes
+        from shared.conversion.stock_export import export_stock
+        from shared.network.model import load_checkpoint
 
-    import torch
+        import torch
 
-    torch.set_num_threads(1)
-    inputs = tuple(torch.from_numpy(array) for array in batch.arrays())
-    try:
+        torch.set_num_threads(1)
+        inputs = tuple(torch.from_numpy(array) for array in batch.arrays())
         export_stock(load_checkpoint(checkpoint).model, inputs, path)
-    finally:
-        begin_work()
 
 
 def main() -> None:

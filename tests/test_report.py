@@ -387,7 +387,7 @@ def test_what_is_unusual_is_said(made_up: Workspace) -> None:
     ("name", "content", "message"),
     [
         ("verify.json", "[]", "metrics/verify.json: found a JSON list; expected an object"),
-        ("flips.csv", "format,variant\n", "metrics/flips.csv: column 'row' is missing; found format, variant"),
+        ("flips.csv", "format,variant\n", "metrics/flips.csv: column 'actual' is missing; found format, variant"),
         ("loss.csv", "epoch,train_loss,validation_loss\n1,x,2\n", "metrics/loss.csv: not a readable table: "),
         ("parity.csv", "", "metrics/parity.csv: not a readable table: "),
         ("evaluate.json", "{}", "PyTorch's figures lack 'pytorch': nothing to judge a file by; run `dvc repro`"),

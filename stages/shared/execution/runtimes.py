@@ -86,11 +86,10 @@ class LeftOutError(StageError):
     """Why an executor does not run a file, which says nothing of the file: it is not installed, or knows no such op."""
 
 
-def open_runtime(path: Path, executor: str | None = None) -> Runtime:
-    """Open a file with the runtime of its format, or with one of `OTHER_EXECUTORS`.
+def open_runtime(path: Path) -> Runtime:
+    """Open a file with the runtime of its format.
 
     Raises:
-        LeftOutError: The other executor cannot run it here.
         StageError: The file is damaged, incomplete, or has other tensors than a sequence, perhaps lengths, and logits.
     """
     if path.suffix not in OPENERS:
@@ -98,8 +97,7 @@ def open_runtime(path: Path, executor: str | None = None) -> Runtime:
             f"{path}: no runtime opens {path.suffix or 'a file without a suffix'}; known: {', '.join(OPENERS)}"
         )
     with reading(path, "model"):
-        runtime = OPENERS[path.suffix](path)
-    return runtime if executor is None else open_elsewhere(path, executor, runtime)
+        return OPENERS[path.suffix](path)
 
 
 def open_elsewhere(path: Path, executor: str, runtime: Runtime) -> Runtime:

@@ -61,10 +61,10 @@ class Flip(NamedTuple):
 
     format: str
     variant: str
-    row: int
     actual: str
     pytorch: str
     predicted: str
+    row: int
     margin: float
 
 

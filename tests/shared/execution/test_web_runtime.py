@@ -66,9 +66,10 @@ def test_what_is_not_there_is_named_and_what_to_do_about_it(tmp_path: Path, says
 def test_where_webassembly_does_not_start_no_file_is_to_blame(small_run: Path) -> None:
     script = (
         "import resource, sys, pathlib\n"
-        "from shared.execution.runtimes import open_runtime\n"
+        "from shared.execution.runtimes import open_elsewhere, open_runtime\n"
         "resource.setrlimit(resource.RLIMIT_AS, (8 * 10**9, 8 * 10**9))\n"
-        "open_runtime(pathlib.Path(sys.argv[1]), 'web')\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "open_elsewhere(path, 'web', open_runtime(path))\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script, small_run / "models/onnx/classifier-fp32.onnx"],
