@@ -22,8 +22,10 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
@@ -176,6 +178,16 @@ def all_apart(tasks: Sequence[Task], limits: Limits, processes: int = 1, start_m
     return results
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until this ends; a process that is started meanwhile never hears of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Apart:
     """A function in a process of its own, from its start to its end: that of the `with` block, if there is one.
 
@@ -192,11 +204,10 @@ class Apart:
         self.channel, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=_answer, args=(theirs, task.function, task.args, limits), daemon=True)
         try:
-            if start_method == "fork":
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)  # that libraries have threads: they are idle
-                    self._process.start()
-            else:
+            if start_method != "fork":
+                resource_tracker.ensure_running()  # or it is started with the first process, and lets Ctrl-C through
+            with _without_interrupts(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # that libraries have threads: they are idle
                 self._process.start()
         except OSError as error:
             raise MachineError(f"{task.what}: no process to run it in: {error.strerror}") from error
@@ -308,6 +319,7 @@ def _answer(channel: Connection, function: Callable[..., Any], args: tuple[Any, 
     global _channel
     begin_work()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     faulthandler.disable()  # the signal's name says enough
     threading.Thread(target=_end_with_parent, daemon=True).start()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,32 @@ def test_a_kill_from_outside_is_not_the_file_s() -> None:
     for number in (signal.SIGKILL, signal.SIGTERM):
         with pytest.raises(MachineError, match=f"ended from outside, by {number.name}"):
             apart(end_by, number)
+
+
+INTERRUPTED_FROM_THE_START = """
+import os, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        os.kill(os.getpid(), 2)
+if "--multiprocessing-fork" in sys.argv:
+    sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.parametrize("resource_tracker_is_there", [True, False])
+def test_ctrl_c_is_for_the_process_that_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resource_tracker_is_there: bool
+) -> None:
+    """A terminal sends it to all of them; at no moment of its start does one of them end, or say anything."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_FROM_THE_START)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    if not resource_tracker_is_there:  # it is started with the first process, and changes which signals are blocked
+        monkeypatch.setattr(resource_tracker, "_resource_tracker", resource_tracker.ResourceTracker())
+        monkeypatch.setattr(resource_tracker, "ensure_running", resource_tracker._resource_tracker.ensure_running)
+        monkeypatch.setattr(resource_tracker, "getfd", resource_tracker._resource_tracker.getfd)
+    started = partial(call_apart, what=FILE, limits=LIMITS, start_method="spawn")
+    assert started(add, 2, 3)["sum"] == 5
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_hang_ends_and_a_long_work_that_goes_on_does_not() -> None:
