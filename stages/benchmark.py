@@ -2,8 +2,8 @@
 
 `size` holds what the files alone decide, equal on every machine. `timings` holds what this machine took, which is
 another figure every time, and the ops of each file in words; `dvc repro --force --single-item benchmark` measures anew.
-Beside the exported files stand PyTorch's eager mode and `stock`: the same checkpoint through a plain
-`torch.onnx.export`. Core ML packages are timed on macOS alone, never on our evaluator.
+Beside the exported files stand PyTorch's eager mode and `stock`: the graph of the ONNX file as `torch.onnx.export`
+leaves it. Core ML packages are timed on macOS alone, never on our evaluator.
 
 - `load_ms`: from the path to a model that can be called, in a new process whose runtime is imported and whose file is
   in the page cache; the median of some processes.
@@ -17,37 +17,41 @@ Beside the exported files stand PyTorch's eager mode and `stock`: the same check
 - `batch_64`, `best`: sequences a second at batch 64 and at `best_batch`, by the median call.
 
 All files take turns in each round, one number of threads after the other, in a process of their own: one that crashes
-or hangs there is left out, with the reason. Nothing else computes meanwhile: the stock export, which is made while the
-files are read, has ended by then, and the threads of the file before have gone to sleep. PyTorch computes with the
-kernels that `shared` pins, ONNX Runtime with those that it chooses.
+or hangs there is left out, with the reason. Nothing else computes meanwhile: the files are read before, while processes
+import their runtimes, and the threads of the file before have gone to sleep. PyTorch computes with the kernels that
+`shared` pins, ONNX Runtime with those that it chooses.
 """
 
 import os
 import platform
 import re
 import subprocess
-import tempfile
-from collections.abc import Callable, Collection
-from functools import cache
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from shared.data.sequences import Prepared, SplitArrays
-from shared.execution.cold_start import TIMEOUT_SECONDS, ColdStart, cold_starts
-from shared.execution.isolation import Apart, Limits, MachineError, Task, call_apart, still_working
+from shared.execution.cold_start import TIMEOUT_SECONDS, ColdStart, ColdStarts
+from shared.execution.isolation import (
+    Apart,
+    Limits,
+    MachineError,
+    Task,
+    call_apart,
+    still_working,
+)
 from shared.execution.predictions import nest
 from shared.execution.runners import Batch, CoreMLRunner, ExecuTorchRunner, OnnxRunner, Runner, open_runner, timing_of
 from shared.execution.runtimes import import_runtimes
 from shared.execution.timing import Call, Rounds, alternate, latency_ms, typical
 from shared.files.accelerators import accelerators
-from shared.files.artifacts import discard_unlisted, find_artifacts, why_left_out
+from shared.files.artifacts import discard_unlisted, find_artifacts, is_left_out, why_left_out
 from shared.files.formats import FORMATS, REFERENCE, folders
 from shared.files.inspection import FileFacts, inspect_file
 from shared.files.integer_sums import integer_sums
 from shared.files.requirements import requirements_of
-from shared.kit import importing
 from shared.kit.params import Count, Seed, StageParams, read_params
 from shared.kit.stage import StageError, one_line, parse_args, rounded, run, write_metrics
 
@@ -61,8 +65,6 @@ Name = str | int
 
 STOCK: Key = ("onnx", "stock")
 STANDARD_BATCH = 64
-EXPORT_SECONDS = 3600
-"""For the stock export, which gives no sign of life: far more than a net takes that is of use on a phone."""
 
 
 class Params(StageParams):
@@ -87,6 +89,18 @@ def read_facts(files: dict[Key, Path]) -> list[dict[str, Any] | None]:
         except StageError:
             found.append(None)
     return found
+
+
+def all_facts(files: dict[Key, Path]) -> dict[Key, dict[str, Any]]:
+    """What each readable file is, see `read_facts`.
+
+    Those without torch in a process of their own: where torch is not, what reads Core ML packages is imported sooner.
+    """
+    checkpoints = {key: path for key, path in files.items() if key[0] == REFERENCE[0]}
+    exported = without(files, checkpoints)
+    with Apart(Task(read_facts, (exported,), "the files"), Limits(TIMEOUT_SECONDS)) as reader:
+        found = read_facts(checkpoints) + reader.wait_for_result()
+    return {key: facts for key, facts in zip(checkpoints | exported, found, strict=True) if facts}
 
 
 def size_of(facts: FileFacts) -> dict[str, Any]:
@@ -140,19 +154,21 @@ def first_rows(split: SplitArrays, count: int) -> Batch:
 
 
 def first_uses(
-    files: dict[Key, Path], split: SplitArrays, repeats: int, quiet: Callable[[], object]
+    files: dict[Key, Path], starts: list[list[ColdStart | StageError]]
 ) -> tuple[dict[Key, dict[str, float]], dict[Key, str]]:
-    """Load time and peak memory of every file, in new processes.
+    """Load time and peak memory of every file: medians.
+
+    Args:
+        files: What was started.
+        starts: How, in their order, each time.
 
     Returns:
         The figures of each file that can be loaded and run, and the reason of each that cannot.
     """
-    batches = [first_rows(split, size) for size in (1, STANDARD_BATCH)]
-    starts = [cold_starts(list(files.values()), batches, quiet) for _ in range(repeats)]
     measured, failed = {}, {}
     for key, *found in zip(files, *starts, strict=True):
         good = [start for start in found if isinstance(start, ColdStart)]
-        if len(good) < repeats:
+        if len(good) < len(found):
             failed[key] = next(str(start) for start in found if isinstance(start, StageError))
             continue
         measured[key] = {
@@ -287,35 +303,21 @@ def cpu_name() -> str:
     return str(names[0]) if names else platform.machine()
 
 
-def benchmark(
-    files: dict[Key, Path], split: SplitArrays, params: Params, quiet: Callable[[], object]
-) -> dict[Key, dict[str, Any]]:
-    """All timings of every file; of one that cannot run the reason: it is for `verify` to judge.
+def time_all(
+    files: dict[Key, Path], split: SplitArrays, params: Params
+) -> tuple[dict[Key, dict[str, Any]], dict[Key, str]]:
+    """Latency and throughput of every file, with one thread and with all.
 
-    Args:
-        files: By format and variant.
-        split: Whose rows they run.
-        params: How they are timed.
-        quiet: Waits until all files are there, and nothing else computes on this machine.
+    Returns:
+        The figures of each file, and the reason of each that has none.
     """
-    failed = {key: reason for key, path in files.items() if (reason := timing_of(path).not_here)}
-    results, broken = first_uses(without(files, failed), split, params.cold_starts, quiet)
-    runnable = without(files, failed := failed | broken)
-    with_threads = {key: path for key, path in runnable.items() if timing_of(path).takes_threads}
+    with_threads = {key: path for key, path in files.items() if timing_of(path).takes_threads}
     one_thread, crashed = time_apart(with_threads, split, 1, params)
-    all_threads, others = time_apart(without(runnable, crashed), split, os.cpu_count() or 1, params)
-    failed |= crashed | others
+    all_threads, others = time_apart(without(files, crashed), split, os.cpu_count() or 1, params)
+    failed = crashed | others
     return {
-        key: {"executor": None, "reason": failed[key]}
-        if key in failed
-        else {
-            "executor": timing_of(path).executor,
-            **results[key],
-            "one_thread": one_thread.get(key),
-            "all_threads": all_threads[key],
-        }
-        for key, path in files.items()
-    }
+        key: {"one_thread": one_thread.get(key), "all_threads": all_threads[key]} for key in without(files, failed)
+    }, failed
 
 
 def without(files: dict[Key, Path], others: Collection[Key]) -> dict[Key, Path]:
@@ -328,24 +330,11 @@ def reason_of(folder: Path) -> str | None:
     return next((reason for path in sorted(folder.iterdir()) if (reason := why_left_out(path))), None)
 
 
-def export_checkpoint(checkpoint: Path, batch: Batch, path: Path) -> None:
-    """Export a checkpoint as a tutorial would."""
-    with importing():  # torch's exporter imports as it goes
-        from shared.conversion.stock_export import export_stock
-        from shared.network.model import load_checkpoint
-
-        import torch
-
-        torch.set_num_threads(1)
-        inputs = tuple(torch.from_numpy(array) for array in batch.arrays())
-        export_stock(load_checkpoint(checkpoint).model, inputs, path)
-
-
 def main() -> None:
     """Read the arguments and the parameters; measure every file; write sizes and timings."""
     args = parse_args(
         __doc__,
-        inputs={"prepared": "the folder of prepared arrays", **folders()},
+        inputs={"prepared": "the folder of prepared arrays", **folders(), "stock": "what ONNX files are compared with"},
         outputs={"size": "what each file is (JSON)", "timings": "what each file took on this machine (JSON)"},
     )
     params = read_params("benchmark", Params)
@@ -359,25 +348,34 @@ def main() -> None:
     }
     if REFERENCE not in files:
         raise StageError(f"{args.pytorch}: no checkpoint in this folder")
-    checkpoints = {key: path for key, path in files.items() if key[0] == REFERENCE[0]}
-    exported = without(files, checkpoints)
-    # In a process without torch what reads Core ML packages is imported sooner; meanwhile, torch is here.
-    reading = Task(read_facts, (exported,), "the files")
-    with tempfile.TemporaryDirectory() as folder, Apart(reading, Limits(TIMEOUT_SECONDS)) as reader:
-        import_runtimes([files[REFERENCE]])  # once for this process and the export
-        stock = Path(folder) / "stock.onnx"
-        export = Task(export_checkpoint, (files[REFERENCE], first_rows(split, 2), stock), "the stock export")
-        with Apart(export, Limits(EXPORT_SECONDS)) as exporting:
-            found = zip(checkpoints | exported, read_facts(checkpoints) + reader.wait_for_result(), strict=True)
-            facts: dict[Key, dict[str, Any]] = {key: of for key, of in found if of}
-            measured = {key: sizes(files[key], of) for key, of in facts.items()}
-            ops = {key: of["ops"] for key, of in facts.items()}
-            results = benchmark(files | {STOCK: stock}, split, params, quiet=cache(exporting.wait_for_result))
-        stock_size = inspect_file(stock)
-    results[STOCK] |= {"bytes": stock_size.bytes, "compressed_bytes": stock_size.compressed_bytes}
+    stock: dict[Key, Path] = {} if is_left_out(args.stock) else {STOCK: args.stock}
+    failed = {key: reason for key, path in files.items() if (reason := timing_of(path).not_here)}
+    runnable = without(files | stock, failed)
+    batches = [first_rows(split, size) for size in (1, STANDARD_BATCH)]
+    with ColdStarts(list(runnable.values()), batches) as starts:
+        facts = all_facts(files)
+        measured = {key: sizes(files[key], of) for key, of in facts.items()}
+        import_runtimes(list(runnable.values()))  # once for the processes that time them
+        cold_starts = [starts.measure()]
+    for _ in range(params.cold_starts - 1):
+        with ColdStarts(list(runnable.values()), batches) as starts:
+            cold_starts.append(starts.measure())
+    first, broken = first_uses(runnable, cold_starts)
+    timed, crashed = time_all(without(runnable, broken), split, params)
+    failed |= broken | crashed
+    results = {
+        key: {"executor": None, "reason": failed[key]}
+        if key in failed
+        else {"executor": timing_of(path).executor, **first[key], **timed[key]}
+        for key, path in (files | stock).items()
+    }
+    for key, path in stock.items():
+        size = inspect_file(path)
+        results[key] |= {"bytes": size.bytes, "compressed_bytes": size.compressed_bytes}
     write_metrics(args.size, nest(measured))
     left_out = {name: reason for name in FORMATS if (reason := reason_of(getattr(args, name)))}
-    timings = {"machine": machine(), "left_out": left_out, "ops": nest(ops), "files": nest(results)}
+    ops = nest({key: of["ops"] for key, of in facts.items()})
+    timings = {"machine": machine(), "left_out": left_out, "ops": ops, "files": nest(results)}
     write_metrics(args.timings, timings)
 
 

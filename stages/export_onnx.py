@@ -1,7 +1,11 @@
-"""Export to ONNX: checkpoint in; one float32 ONNX file out, with dynamic, named axes and the leanest graph."""
+"""Export to ONNX: checkpoint in; one float32 ONNX file out, with dynamic, named axes and the leanest graph.
+
+Beside it the stock file, which nobody ships: the graph as `torch.onnx.export` leaves it. `benchmark` compares with it.
+"""
 
 import re
 import warnings
+from typing import NamedTuple
 
 from shared.conversion.canonical import canonical_onnx, number_names
 from shared.conversion.capture import recurrent_by_shape
@@ -24,8 +28,15 @@ class Params(StageParams):
     opset: int = Field(ge=18, le=25)
 
 
-def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> bytes:
-    """Convert through `torch.export`, simplify the graph, and return the file's bytes.
+class OnnxFiles(NamedTuple):
+    """The bytes of two files with the same tensors: with the leanest graph, and with the one that the exporter made."""
+
+    lean: bytes
+    stock: bytes
+
+
+def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> OnnxFiles:
+    """Convert through `torch.export`, and simplify the graph.
 
     Raises:
         StageError: An operation cannot be exported, a dynamic axis came out fixed, or the file is not valid ONNX.
@@ -49,12 +60,18 @@ def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> byte
             verbose=False,
         )
         assert program is not None
+        stock = program.model_proto
         simplify(program.model)
-    model = name_time(program.model_proto)
+    files = OnnxFiles(*(canonical(model, names, checkpoint) for model in (program.model_proto, stock)))
+    check(onnx.load_from_string(files.lean), names, config, opset)
+    return files
+
+
+def canonical(model: onnx.ModelProto, names: ExportParams, checkpoint: Checkpoint) -> bytes:
+    """Equal bytes for equal graphs, whatever the exporter came across on the way."""
+    model = name_time(model)
     number_names(model)
-    content = canonical_onnx(model, describe(names, checkpoint))
-    check(onnx.load_from_string(content), names, config, opset)
-    return content
+    return canonical_onnx(model, describe(names, checkpoint))
 
 
 def name_time(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -103,14 +120,20 @@ def axes(value: onnx.ValueInfoProto) -> list[int | str]:
 
 
 def main() -> None:
-    """Read the arguments and the parameters; write the ONNX file."""
-    args = parse_args(__doc__, inputs={"checkpoint": "the trained model"}, outputs={"onnx": "the ONNX file"})
+    """Read the arguments and the parameters; write the ONNX files."""
+    args = parse_args(
+        __doc__,
+        inputs={"checkpoint": "the trained model"},
+        outputs={"onnx": "the ONNX file", "stock": "the one that it is compared with"},
+    )
     names = read_params("export", ExportParams)
     params = read_params("export_onnx", Params)
     checkpoint = load_checkpoint(args.checkpoint)
-    if left_out("onnx", names, [args.onnx]):
+    if left_out("onnx", names, [args.onnx, args.stock]):
         return
-    write_bytes(args.onnx, export_onnx(checkpoint, names, params.opset))
+    files = export_onnx(checkpoint, names, params.opset)
+    write_bytes(args.onnx, files.lean)
+    write_bytes(args.stock, files.stock)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ BATCH_FIRST = "LSTM with layout=1, no Transpose"
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("exported") / "classifier-fp32.onnx"
-    path.write_bytes(export_onnx.export_onnx(Checkpoint(classifier("lstm"), {}), EXPORT_NAMES, 20))
+    path.write_bytes(export_onnx.export_onnx(Checkpoint(classifier("lstm"), {}), EXPORT_NAMES, 20).lean)
     return path
 
 

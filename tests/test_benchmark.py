@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import benchmark
+import export_onnx
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution import cold_start as cold
 from shared.execution.isolation import START_METHOD, still_working
 from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, PyTorchRunner
 from shared.execution.runtimes import ReferenceRuntime, open_runtime
-from shared.files.artifacts import find_artifacts
+from shared.files.artifacts import find_artifacts, write_left_out
 from shared.network.model import Checkpoint, save_checkpoint
-from tests.support import Workspace, classifier
+from tests.support import EXPORT_NAMES, Workspace, classifier
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
+STOCK = "data/stock.onnx"
 LATENCIES = {"pytorch": ["latency_ms"], "onnx": ["latency_ms", "io_binding_latency_ms"]}
 
 
@@ -106,6 +108,16 @@ def test_a_file_that_cannot_run_hides_no_other(workspace: Workspace) -> None:
         assert f"models/onnx/classifier-{variant}.onnx: {reason}: " in measured[variant]["reason"]
 
 
+def test_where_onnx_is_left_out_there_is_no_stock_export(workspace: Workspace) -> None:
+    for path in (*find_artifacts(workspace.folder / "models/onnx").values(), workspace.folder / STOCK):
+        write_left_out(path)
+
+    assert workspace.call("benchmark") == ""
+
+    assert read(workspace.folder, "benchmark")["files"].keys() == {"pytorch", "coreml"}
+    assert "onnx" not in read(workspace.folder, "size")
+
+
 def test_without_a_checkpoint_there_is_nothing_to_compare_with(workspace: Workspace) -> None:
     (workspace.folder / "models/pytorch/classifier.pt").unlink()
     assert workspace.refuses("benchmark") == "models/pytorch: no checkpoint in this folder"
@@ -142,7 +154,8 @@ def test_ragged_sequences_are_given_with_their_lengths(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = model(*map(torch.from_numpy, batch.arrays())).numpy()
     save_checkpoint(tmp_path / "classifier.pt", Checkpoint(model, {}))
-    benchmark.export_checkpoint(tmp_path / "classifier.pt", benchmark.first_rows(split, 2), tmp_path / "stock.onnx")
+    stock = export_onnx.export_onnx(Checkpoint(model, {}), EXPORT_NAMES, 20).stock
+    (tmp_path / "stock.onnx").write_bytes(stock)
 
     runner = OnnxRunner(tmp_path / "stock.onnx", threads=1)
 
@@ -181,7 +194,8 @@ def test_peak_memory_is_that_of_the_file_alone(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "large.onnx")
     own = np.ones(50_000_000)
 
-    [found] = cold.cold_starts([tmp_path / "large.onnx"], [Batch(np.ones((1, 2000), np.float32), None)], quiet=list)
+    with cold.ColdStarts([tmp_path / "large.onnx"], [Batch(np.ones((1, 2000), np.float32), None)]) as starts:
+        [found] = starts.measure()
 
     assert isinstance(found, cold.ColdStart)
     assert weights.nbytes <= found.peak_memory <= 5 * weights.nbytes < own.nbytes
@@ -199,20 +213,21 @@ def note_when(path: Path, batches: list[Batch], turn: Event) -> dict[str, float]
     return {"load_seconds": start, "peak_memory": time.monotonic()}
 
 
+@pytest.mark.parametrize("side_by_side", [1, 16])
 def test_cold_starts_have_their_turns_alone_and_name_a_file_that_ends_its_process(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, side_by_side: int
 ) -> None:
     monkeypatch.setattr(cold, "_measure", note_when)
-    quiet_at: list[float] = []
+    monkeypatch.setattr(cold, "SIDE_BY_SIDE", side_by_side)
 
-    first, ended, last = cold.cold_starts(
-        [Path("a.onnx"), Path("ends.onnx"), Path("b.onnx")], [], quiet=lambda: quiet_at.append(time.monotonic())
-    )
+    with cold.ColdStarts([Path("a.onnx"), Path("ends.onnx"), Path("b.onnx")], []) as starts:
+        quiet_at = time.monotonic()
+        first, ended, last = starts.measure()
 
     assert str(ended) == "ends.onnx: the process that ran it ended itself, with exit code 1"
     assert isinstance(first, cold.ColdStart)
     assert isinstance(last, cold.ColdStart)
-    assert quiet_at[0] <= first.load_seconds < first.peak_memory <= last.load_seconds < last.peak_memory
+    assert quiet_at <= first.load_seconds < first.peak_memory <= last.load_seconds < last.peak_memory
 
 
 def test_a_file_that_crashes_where_nobody_had_tried_it_leaves_the_others_their_figures(

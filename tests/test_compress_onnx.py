@@ -10,7 +10,7 @@ from typing import Any
 
 import compress_onnx
 import export_onnx
-from shared.conversion.stock_export import export_stock
+from commands.benchmarks.stock_export import export_stock
 from shared.data.sequences import Prepared, Split, SplitArrays
 from shared.execution.runtimes import Floats, open_runtime
 from shared.files.inspection import inspect_file
@@ -64,7 +64,7 @@ def row_by_row(path: Path, data: Prepared) -> Floats:
 
 def export(model: SequenceClassifier, path: Path, *, dynamic_time: bool = False) -> bytes:
     names = EXPORT_NAMES.model_copy(update={"dynamic_time": dynamic_time})
-    content = export_onnx.export_onnx(Checkpoint(model, {"validation_loss": 0.125}), names, 20)
+    content = export_onnx.export_onnx(Checkpoint(model, {"validation_loss": 0.125}), names, 20).lean
     path.write_bytes(content)
     return content
 

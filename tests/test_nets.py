@@ -110,7 +110,7 @@ def refused(problem: StageError) -> str:
 def in_onnx(model: SequenceClassifier, net: type[nets.Net], data: Prepared, folder: Path) -> dict[str, str]:
     """What becomes of a net in ONNX, by variant."""
     try:
-        content = export_onnx.export_onnx(Checkpoint(model, {}), EXPORT_NAMES, 20)
+        content = export_onnx.export_onnx(Checkpoint(model, {}), EXPORT_NAMES, 20).lean
     except StageError as problem:
         return {"ONNX": refused(problem)}
     (folder / "classifier-fp32.onnx").write_bytes(content)
@@ -245,7 +245,7 @@ def test_every_weight_in_8_bits_is_within_half_a_step_of_its_source(
     title: str, prepared: dict[bool, Prepared], tmp_path: Path
 ) -> None:
     net = nets.NETS[title]
-    content = export_onnx.export_onnx(Checkpoint(nets.classifier(net), {}), EXPORT_NAMES, 20)
+    content = export_onnx.export_onnx(Checkpoint(nets.classifier(net), {}), EXPORT_NAMES, 20).lean
     source = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(content).graph.initializer}
     graph = compress_onnx.integer_weights(onnx.load_from_string(content)).graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}

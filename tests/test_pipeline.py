@@ -86,6 +86,7 @@ def test_a_run_leaves_exactly_its_outputs(first_repro: tuple[Project, list[str]]
     assert written | packages == {
         "data/.gitkeep",
         "data/sequences.csv",
+        "data/stock.onnx",
         "data/prepared/schema.json",
         *(f"data/prepared/{split}{kind}.npy" for split in splits for kind in ("", "_labels")),
         *(f"data/predictions/pytorch/fp32.{suffix}" for suffix in ("json", "npy")),

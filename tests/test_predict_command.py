@@ -125,7 +125,7 @@ def ragged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ragged")
     checkpoint = Checkpoint(classifier("gru", ragged=True), {})
     save_checkpoint(folder / "model.pt", checkpoint)
-    (folder / "model.onnx").write_bytes(export_onnx.export_onnx(checkpoint, EXPORT_NAMES, 20))
+    (folder / "model.onnx").write_bytes(export_onnx.export_onnx(checkpoint, EXPORT_NAMES, 20).lean)
     package = export_coreml.export_coreml(checkpoint, EXPORT_NAMES, EXPORT_PARAMS, "fp32")
     export_coreml.save(package, folder / "model.mlpackage")
     return folder

@@ -69,7 +69,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]
     write_prepared(folder / "prepared", {"train": rows, "validation": rows, "test": rows}, ["ax", "ay"], CLASSES)
     data = Prepared(folder / "prepared")
     (folder / "onnx").mkdir()
-    content = export_onnx.export_onnx(Checkpoint(classifier("gru", ragged=True), {}), EXPORT_NAMES, 20)
+    content = export_onnx.export_onnx(Checkpoint(classifier("gru", ragged=True), {}), EXPORT_NAMES, 20).lean
     (folder / "onnx" / "classifier-fp32.onnx").write_bytes(content)
     params = compress_onnx.Params(variants=["int8_weights"], minimum_share=0.5, calibration_rows=8)
     small = compress_onnx.compress(content, compress_onnx.RECIPES["int8_weights"], data, params)

@@ -11,9 +11,9 @@ from typing import Any
 import compress_onnx
 import export_onnx
 from commands.benchmarks.lstm_graphs import GRAPHS, Net
+from commands.benchmarks.stock_export import export_stock
 from commands.benchmarks.tutorial import TutorialModel
 from commands.benchmarks.untrained import run_stage
-from shared.conversion.stock_export import export_stock
 from shared.execution.runners import Batch, OnnxRunner, PyTorchRunner, bind
 from shared.execution.runtimes import open_session, session_options
 from shared.execution.timing import Call, TimesItself

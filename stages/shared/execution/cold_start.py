@@ -5,21 +5,20 @@ import platform
 import re
 import resource
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from shared.execution.isolation import Apart, Limits, MachineError, Task, still_working
+from shared.execution.isolation import START_METHOD, Apart, Limits, MachineError, Task, still_working
 from shared.execution.runners import Batch, open_runner
 from shared.execution.runtimes import import_runtimes
 from shared.kit.stage import StageError, one_line
 
 TIMEOUT_SECONDS = 300
 """For loading a file or for running a batch: far more than any takes that is of use on a phone."""
-SIDE_BY_SIDE = 8  # processes: with torch or coremltools, each takes some hundred MB
+SIDE_BY_SIDE = 16  # processes: with torch or coremltools, each takes some hundred MB
 
 
 @dataclass(frozen=True)
@@ -36,37 +35,57 @@ class ColdStart:
     peak_memory: int
 
 
-def cold_starts(paths: list[Path], batches: list[Batch], quiet: Callable[[], object]) -> list[ColdStart | StageError]:
-    """Load each file and run batches, each in a new process, one at a time.
+class ColdStarts:
+    """Each file is loaded and runs batches in a new process, one at a time.
 
-    Before, these processes import their runtimes, side by side: that is not measured, and takes longest.
+    Before, these processes import their runtimes, side by side: that is not measured, and takes longest. They begin
+    with this object, and should so before this process imports a runtime itself: what a forked process begins with, it
+    does not count as its own, but pages of a library that it touches again.
 
     Args:
         paths: Of the files.
         batches: What each file runs.
-        quiet: Waits until nothing else computes on this machine; called before the first file is needed.
-
-    Returns:
-        What each took, or why it could not be measured: it is damaged, fails on a batch, crashes or hangs.
 
     Raises:
-        MachineError: A process could not be started, or was ended from outside.
+        MachineError: A process could not be started.
     """
-    # Spawned: a forked process would begin with this one's memory and threads.
-    event = multiprocessing.get_context("spawn").Event
-    limits = Limits(TIMEOUT_SECONDS)
-    found: list[ColdStart | StageError] = []
-    for first in range(0, len(paths), SIDE_BY_SIDE):
-        with ExitStack() as processes:
-            waiting = []
-            for path in paths[first : first + SIDE_BY_SIDE]:
-                turn = event()
-                task = Task(_measure, (path, batches, turn), path)
-                waiting.append((processes.enter_context(Apart(task, limits, start_method="spawn")), turn))
-            quiet()
-            for apart, _ in waiting:
+
+    def __init__(self, paths: list[Path], batches: list[Batch]) -> None:
+        self._batches = batches
+        self._processes = ExitStack()
+        self._ahead = paths[SIDE_BY_SIDE:]
+        self._waiting = self._begin(paths[:SIDE_BY_SIDE])
+
+    def _begin(self, paths: list[Path]) -> list[tuple[Apart, Event]]:
+        """Start a process for each file, which waits for its turn when it has its runtime."""
+        event = multiprocessing.get_context(START_METHOD).Event
+        waiting = []
+        for path in paths:
+            turn = event()
+            task = Task(_measure, (path, self._batches, turn), path)
+            waiting.append((self._processes.enter_context(Apart(task, Limits(TIMEOUT_SECONDS))), turn))
+        return waiting
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._processes.close()
+
+    def measure(self) -> list[ColdStart | StageError]:
+        """Let each process have its turn, once: nothing else should compute on this machine meanwhile.
+
+        Returns:
+            What each file took, or why it could not be measured: it is damaged, fails on a batch, crashes or hangs.
+
+        Raises:
+            MachineError: A process could not be started, or was ended from outside.
+        """
+        found: list[ColdStart | StageError] = []
+        while self._waiting:
+            for apart, _ in self._waiting:
                 apart.wait_for_sign()
-            for apart, turn in waiting:
+            for apart, turn in self._waiting:
                 turn.set()
                 try:
                     found.append(ColdStart(**apart.wait_for_result()))
@@ -74,7 +93,9 @@ def cold_starts(paths: list[Path], batches: list[Batch], quiet: Callable[[], obj
                     raise
                 except StageError as error:
                     found.append(error)
-    return found
+            self._waiting = self._begin(self._ahead[:SIDE_BY_SIDE])
+            self._ahead = self._ahead[SIDE_BY_SIDE:]
+        return found
 
 
 def _measure(path: Path, batches: list[Batch], turn: Event) -> dict[str, Any]:

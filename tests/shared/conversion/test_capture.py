@@ -6,7 +6,7 @@ from typing import Any
 from unittest import mock
 
 import export_onnx
-from shared.conversion import stock_export
+from commands.benchmarks import stock_export
 from shared.network.model import Checkpoint
 from tests.support import EXPORT_NAMES, classifier
 

@@ -13,7 +13,7 @@ import pytest
 
 def exported(net: str, folder: Path) -> Path:
     path = folder / f"classifier-{net}.onnx"
-    path.write_bytes(export_onnx.export_onnx(Checkpoint(classifier(net), {}), EXPORT_NAMES, 20))
+    path.write_bytes(export_onnx.export_onnx(Checkpoint(classifier(net), {}), EXPORT_NAMES, 20).lean)
     return path
 
 

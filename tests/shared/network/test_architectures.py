@@ -222,7 +222,7 @@ def assert_parity(case: Case, model: SequenceClassifier, path: Path, tolerance: 
 @every_case
 def test_onnx_computes_what_torch_does(case: Case, models: dict[str, SequenceClassifier], tmp_path: Path) -> None:
     model = models[str(case)]
-    content = export_onnx.export_onnx(Checkpoint(model, {}), names(case.dynamic_time), 20)
+    content = export_onnx.export_onnx(Checkpoint(model, {}), names(case.dynamic_time), 20).lean
     write_bytes(tmp_path / "model.onnx", content)
     assert_parity(case, model, tmp_path / "model.onnx", 1e-5)
 

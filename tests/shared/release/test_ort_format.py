@@ -22,7 +22,7 @@ VECTORS = [Vector("random", RANDOM.normal(size=(5, 2)).astype(np.float32), 1 + s
 
 def exported(net: str, folder: Path, *, ragged: bool = False) -> Path:
     path = folder / f"{net}.onnx"
-    path.write_bytes(export_onnx.export_onnx(Checkpoint(classifier(net, ragged=ragged), {}), EXPORT_NAMES, 20))
+    path.write_bytes(export_onnx.export_onnx(Checkpoint(classifier(net, ragged=ragged), {}), EXPORT_NAMES, 20).lean)
     return path
 
 
