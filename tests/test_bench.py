@@ -117,7 +117,6 @@ def test_the_fastest_way_is_marked() -> None:
     speeds = {case: figure([1000.0]) for case in cases} | {threads.Case(50, 256, "2 threads"): figure([2000.0])}
     first = threads.draw(speeds).split("\n")[1]
     assert first.split() == ["50", "256", "1,000", "*2,000", "1,000"]
-    assert threads.best_way(speeds) == "2 threads"
 
 
 def test_rows_are_repeated_as_often_as_it_takes(workspace: Workspace) -> None:

@@ -1,5 +1,7 @@
 """Mini-batches by one thread, by two, and by two processes of one thread each, for narrow and for wide nets.
 
+And the default training, which takes all of its few rows at once.
+
     python commands/benchmarks/threads.py PREPARED WARM_UP [THREADS ...]     or the same under torchrun
 
 is one process of it: a line of JSON for each case, its sequences a second.
@@ -9,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +20,10 @@ PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT / "stages"), str(PROJECT)]
 
 import train  # noqa: E402 - after the path to it
-from commands.benchmarks.judging import Figure, figure  # noqa: E402
+from commands.benchmarks.judging import Figure, figure, print_times, ratio  # noqa: E402
 from commands.benchmarks.training import repeat_rows  # noqa: E402
 from shared.data.sequences import Prepared  # noqa: E402
+from shared.execution.timing import Call, Rounds, alternate  # noqa: E402
 from shared.kit.params import read_params  # noqa: E402
 from shared.network.architectures import ArchitectureParams  # noqa: E402
 from shared.training.devices import open_processes  # noqa: E402
@@ -30,6 +34,7 @@ HIDDEN_SIZES = (50, 128, 256)
 BATCH_SIZES = (256, 1024)
 ROWS = 10_240
 ROUNDS = 3
+EPOCHS = 50
 WAYS = {"1 thread": (1, 1), "2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
 """How many processes, and how many threads of each."""
 
@@ -43,7 +48,7 @@ class Case(NamedTuple):
 
 
 def bench(clone: Path) -> None:
-    """A table, and whether `train.threads` is what is fastest for the default net.
+    """A table, and what the default training takes by the number of threads.
 
     Each round starts the processes anew, and times an epoch of every case in them, after a short one that is not timed.
     """
@@ -59,8 +64,11 @@ def bench(clone: Path) -> None:
     figures = {case: figure(values) for case, values in speeds.items()}
     print(f"\nTraining an LSTM on {ROWS:,} sequences, sequences/s; * the fastest")
     print(draw(figures))
-    chosen = read_params("train", train.Params).threads
-    print(f"  hidden size {HIDDEN_SIZES[0]}: fastest {best_way(figures)}; train.threads: {chosen}")
+    seconds = default_training(prepared)
+    print_times(f"The default training, {EPOCHS} epochs of all rows at once", seconds, {})
+    one, two = seconds
+    found = ratio(seconds[two], seconds[one])
+    print(f"  {two} / {one}: {found.median:.2f} ({found.low:.2f} to {found.high:.2f})")
 
 
 def measure(folders: list[Path], processes: int) -> dict[Case, float]:
@@ -87,9 +95,14 @@ def draw(figures: dict[Case, Figure]) -> str:
     return drawn
 
 
-def best_way(figures: dict[Case, Figure]) -> str:
-    """The fastest for the narrowest net and the smallest batch, which is nearest to the default."""
-    return max(WAYS, key=lambda way: figures[Case(HIDDEN_SIZES[0], BATCH_SIZES[0], way)].median)
+def default_training(prepared: Prepared) -> dict[str, Rounds]:
+    """Seconds of the default net's training with one thread and with two."""
+    params = read_params("train", train.Params).model_copy(update={"epochs": EPOCHS})
+    architecture = read_params("architecture", ArchitectureParams)
+    calls: dict[str, Call] = {}
+    for name, threads in {"1 thread": 1, "2 threads": 2}.items():
+        calls[name] = partial(train.train, prepared, params.model_copy(update={"threads": threads}), architecture)
+    return dict(alternate(calls, rounds=7))
 
 
 def main() -> None:
