@@ -154,19 +154,20 @@ def first_rows(split: SplitArrays, count: int) -> Batch:
 
 
 def first_uses(
-    files: dict[Key, Path], starts: list[list[ColdStart | StageError]]
+    files: dict[Key, Path], starts: list[ColdStart | StageError]
 ) -> tuple[dict[Key, dict[str, float]], dict[Key, str]]:
     """Load time and peak memory of every file: medians.
 
     Args:
         files: What was started.
-        starts: How, in their order, each time.
+        starts: What each took, in their order, and again as often as they were started.
 
     Returns:
         The figures of each file that can be loaded and run, and the reason of each that cannot.
     """
     measured, failed = {}, {}
-    for key, *found in zip(files, *starts, strict=True):
+    for index, key in enumerate(files):
+        found = starts[index :: len(files)]
         good = [start for start in found if isinstance(start, ColdStart)]
         if len(good) < len(found):
             failed[key] = next(str(start) for start in found if isinstance(start, StageError))
@@ -352,15 +353,11 @@ def main() -> None:
     failed = {key: reason for key, path in files.items() if (reason := timing_of(path).not_here)}
     runnable = without(files | stock, failed)
     batches = [first_rows(split, size) for size in (1, STANDARD_BATCH)]
-    with ColdStarts(list(runnable.values()), batches) as starts:
+    with ColdStarts(list(runnable.values()) * params.cold_starts, batches) as cold_starts:
         facts = all_facts(files)
         measured = {key: sizes(files[key], of) for key, of in facts.items()}
         import_runtimes(list(runnable.values()))  # once for the processes that time them
-        cold_starts = [starts.measure()]
-    for _ in range(params.cold_starts - 1):
-        with ColdStarts(list(runnable.values()), batches) as starts:
-            cold_starts.append(starts.measure())
-    first, broken = first_uses(runnable, cold_starts)
+        first, broken = first_uses(runnable, cold_starts.measure())
     timed, crashed = time_all(without(runnable, broken), split, params)
     failed |= broken | crashed
     results = {

@@ -18,6 +18,7 @@ from shared.execution.isolation import START_METHOD, still_working
 from shared.execution.runners import Batch, CoreMLRunner, OnnxRunner, PyTorchRunner
 from shared.execution.runtimes import ReferenceRuntime, open_runtime
 from shared.files.artifacts import find_artifacts, write_left_out
+from shared.kit.stage import StageError
 from shared.network.model import Checkpoint, save_checkpoint
 from tests.support import EXPORT_NAMES, Workspace, classifier
 
@@ -228,6 +229,19 @@ def test_cold_starts_have_their_turns_alone_and_name_a_file_that_ends_its_proces
     assert isinstance(first, cold.ColdStart)
     assert isinstance(last, cold.ColdStart)
     assert quiet_at <= first.load_seconds < first.peak_memory <= last.load_seconds < last.peak_memory
+
+
+def test_of_several_cold_starts_the_median_counts_and_one_failure_is_one_too_many() -> None:
+    files = {("onnx", "fp32"): Path("a.onnx"), ("onnx", "int8"): Path("b.onnx")}
+    starts: list[cold.ColdStart | StageError] = [
+        cold.ColdStart(0.001, 10**6), cold.ColdStart(0.5, 1),
+        cold.ColdStart(0.009, 3 * 10**6), StageError("b.onnx: crashes"),
+        cold.ColdStart(0.002, 2 * 10**6), cold.ColdStart(0.5, 1),
+    ]  # fmt: skip
+    assert benchmark.first_uses(files, starts) == (
+        {("onnx", "fp32"): {"load_ms": 2.0, "peak_memory_mb": 2.0}},
+        {("onnx", "int8"): "b.onnx: crashes"},
+    )
 
 
 def test_a_file_that_crashes_where_nobody_had_tried_it_leaves_the_others_their_figures(

@@ -5,6 +5,7 @@ import platform
 import re
 import resource
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
@@ -39,11 +40,11 @@ class ColdStarts:
     """Each file is loaded and runs batches in a new process, one at a time.
 
     Before, these processes import their runtimes, side by side: that is not measured, and takes longest. They begin
-    with this object, and should so before this process imports a runtime itself: what a forked process begins with, it
-    does not count as its own, but pages of a library that it touches again.
+    with this object, before this process imports a runtime: of one that has been imported, a forked process counts the
+    pages that it touches again as its own. Those that are too many to begin so start from nothing.
 
     Args:
-        paths: Of the files.
+        paths: Of the files; one that occurs twice is loaded twice.
         batches: What each file runs.
 
     Raises:
@@ -54,16 +55,17 @@ class ColdStarts:
         self._batches = batches
         self._processes = ExitStack()
         self._ahead = paths[SIDE_BY_SIDE:]
-        self._waiting = self._begin(paths[:SIDE_BY_SIDE])
+        self._waiting = self._begin(paths[:SIDE_BY_SIDE], START_METHOD)
 
-    def _begin(self, paths: list[Path]) -> list[tuple[Apart, Event]]:
+    def _begin(self, paths: list[Path], start_method: str) -> list[tuple[Apart, Event]]:
         """Start a process for each file, which waits for its turn when it has its runtime."""
-        event = multiprocessing.get_context(START_METHOD).Event
+        event: Callable[[], Event] = multiprocessing.get_context(start_method).Event
         waiting = []
         for path in paths:
             turn = event()
             task = Task(_measure, (path, self._batches, turn), path)
-            waiting.append((self._processes.enter_context(Apart(task, Limits(TIMEOUT_SECONDS))), turn))
+            apart = Apart(task, Limits(TIMEOUT_SECONDS), start_method)
+            waiting.append((self._processes.enter_context(apart), turn))
         return waiting
 
     def __enter__(self) -> Self:
@@ -93,7 +95,7 @@ class ColdStarts:
                     raise
                 except StageError as error:
                     found.append(error)
-            self._waiting = self._begin(self._ahead[:SIDE_BY_SIDE])
+            self._waiting = self._begin(self._ahead[:SIDE_BY_SIDE], "spawn")
             self._ahead = self._ahead[SIDE_BY_SIDE:]
         return found
 
