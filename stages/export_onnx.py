@@ -124,16 +124,18 @@ def main() -> None:
     args = parse_args(
         __doc__,
         inputs={"checkpoint": "the trained model"},
-        outputs={"onnx": "the ONNX file", "stock": "the one that it is compared with"},
+        outputs={"onnx": "the ONNX file"},
+        optional={"stock": "the one that it is compared with"},
     )
     names = read_params("export", ExportParams)
     params = read_params("export_onnx", Params)
     checkpoint = load_checkpoint(args.checkpoint)
-    if left_out("onnx", names, [args.onnx, args.stock]):
+    if left_out("onnx", names, [path for path in (args.onnx, args.stock) if path]):
         return
     files = export_onnx(checkpoint, names, params.opset)
     write_bytes(args.onnx, files.lean)
-    write_bytes(args.stock, files.stock)
+    if args.stock:
+        write_bytes(args.stock, files.stock)
 
 
 if __name__ == "__main__":

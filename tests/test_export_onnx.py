@@ -8,7 +8,7 @@ import export_onnx
 from shared.conversion.canonical import canonical_onnx
 from shared.kit.stage import StageError
 from shared.network.model import Checkpoint
-from tests.support import EXPORT_NAMES, ROOT, classifier
+from tests.support import EXPORT_NAMES, ROOT, Workspace, classifier
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+STOCK = "data/stock.onnx"
 TRAINING = {"validation_loss": 0.125}
 
 
@@ -45,6 +46,23 @@ def test_the_default_model_is_four_nodes(plain: tuple[Checkpoint, bytes], small_
     default = onnx.load(small_run / "models" / "onnx" / "classifier-fp32.onnx")
     for model in (onnx.load_from_string(plain[1]), default):
         assert [node.op_type for node in model.graph.node] == ["Transpose", "LSTM", "Squeeze", "Gemm"]
+
+
+def test_the_stock_file_has_the_same_tensors_and_the_graph_as_exported(workspace: Workspace) -> None:
+    lean, stock = (onnx.load(workspace.folder / path) for path in ("models/onnx/classifier-fp32.onnx", STOCK))
+    assert (stock.graph.input, stock.graph.output) == (lean.graph.input, lean.graph.output)
+    assert len(stock.graph.node) > len(lean.graph.node)
+    x = np.random.default_rng(0).random((7, 6, 1), np.float32)
+    sessions = (ort.InferenceSession(model.SerializeToString()) for model in (lean, stock))
+    [expected], [found] = (session.run(None, {session.get_inputs()[0].name: x}) for session in sessions)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+def test_without_a_place_for_the_stock_file_there_is_none(workspace: Workspace) -> None:
+    before = workspace.files()
+    assert workspace.call("export_onnx", "models/pytorch/classifier.pt", "new.onnx") == ""
+    assert workspace.files().keys() - before.keys() == {"new.onnx"}
+    assert workspace.files()["new.onnx"] == before["models/onnx/classifier-fp32.onnx"]
 
 
 def test_it_computes_what_torch_computes_at_every_batch_size(plain: tuple[Checkpoint, bytes]) -> None:
