@@ -124,8 +124,7 @@ def main() -> None:
     args = parse_args(
         __doc__,
         inputs={"checkpoint": "the trained model"},
-        outputs={"onnx": "the ONNX file"},
-        optional={"stock": "the one that it is compared with"},
+        outputs={"onnx": "the ONNX file", "stock?": "the one that it is compared with"},
     )
     names = read_params("export", ExportParams)
     params = read_params("export_onnx", Params)

@@ -169,19 +169,17 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return "\n".join(filled)
 
 
-def parse_args(
-    description: str | None, inputs: dict[str, str], outputs: dict[str, str], optional: dict[str, str] | None = None
-) -> argparse.Namespace:
+def parse_args(description: str | None, inputs: dict[str, str], outputs: dict[str, str]) -> argparse.Namespace:
     """Read a stage's positional paths: inputs, then outputs; keep other runs off the outputs until `run` ends.
 
     Args:
         description: The script's docstring, shown by `--help`.
         inputs: Argument name to its meaning. Each must exist.
-        outputs: Argument name to its meaning. The folder of each is made.
-        optional: The same of outputs, after these, that are not written if nobody names a place.
+        outputs: Argument name to its meaning. The folder of each is made. Whoever gives no place for one with a `?` at
+            the end of its name does not want it.
 
     Returns:
-        A namespace with a `Path` for each name; None for an optional one that was not given.
+        A namespace with a `Path` for each name; without a `?`, and None if it was not given.
 
     Raises:
         StageError: An input does not exist, a path is not UTF-8, an output would take something else's place, or
@@ -189,9 +187,7 @@ def parse_args(
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
     for name, meaning in (inputs | outputs).items():
-        parser.add_argument(name, type=Path, help=meaning)
-    for name, meaning in (optional or {}).items():
-        parser.add_argument(name, type=Path, help=meaning, nargs="?")
+        parser.add_argument(name.removesuffix("?"), type=Path, help=meaning, nargs="?" if name.endswith("?") else None)
     args = parser.parse_args()
     for name, meaning in inputs.items():
         path: Path = getattr(args, name)
@@ -200,7 +196,8 @@ def parse_args(
             raise StageError(
                 f"{path}: no such file or folder (expected {meaning}); `dvc repro` or `dvc pull` brings it"
             )
-    paths: list[Path] = [path for name in (*outputs, *(optional or ())) if (path := getattr(args, name)) is not None]
+    given: list[Path | None] = [getattr(args, name.removesuffix("?")) for name in outputs]
+    paths = [path for path in given if path is not None]
     for index, path in enumerate(paths):
         _check_place(path, [getattr(args, name) for name in inputs], paths[:index])
     for path in paths:

@@ -172,6 +172,18 @@ def test_arguments_are_inputs_then_outputs(tmp_path: Path, monkeypatch: pytest.M
     assert list(Path("deep/er").iterdir()) == []
 
 
+@pytest.mark.parametrize(("given", "expected"), [([], None), (["more.csv"], Path("more.csv"))])
+def test_an_output_may_be_left_to_whoever_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], expected: Path | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stage.py", "out.csv", *given])
+    args = parse_args("What it does", inputs={}, outputs={"result": "the result", "more?": "what else there is"})
+    assert (args.result, args.more) == (Path("out.csv"), expected)
+    assert len(list(tmp_path.iterdir())) == 1 + len(given)
+    release_outputs()
+
+
 def test_a_missing_input_is_named_and_no_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["stage.py", "in.csv", "deep/out.csv"])
