@@ -34,14 +34,7 @@ from typing import Any
 
 from shared.data.sequences import Prepared, SplitArrays
 from shared.execution.cold_start import TIMEOUT_SECONDS, ColdStart, ColdStarts
-from shared.execution.isolation import (
-    Apart,
-    Limits,
-    MachineError,
-    Task,
-    call_apart,
-    still_working,
-)
+from shared.execution.isolation import Apart, Limits, MachineError, Task, call_apart, still_working
 from shared.execution.predictions import nest
 from shared.execution.runners import Batch, CoreMLRunner, ExecuTorchRunner, OnnxRunner, Runner, open_runner, timing_of
 from shared.execution.runtimes import import_runtimes

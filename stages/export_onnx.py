@@ -62,7 +62,7 @@ def export_onnx(checkpoint: Checkpoint, names: ExportParams, opset: int) -> Onnx
         assert program is not None
         stock = program.model_proto
         simplify(program.model)
-    files = OnnxFiles(*(canonical(model, names, checkpoint) for model in (program.model_proto, stock)))
+    files = OnnxFiles(lean=canonical(program.model_proto, names, checkpoint), stock=canonical(stock, names, checkpoint))
     check(onnx.load_from_string(files.lean), names, config, opset)
     return files
 

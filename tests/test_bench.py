@@ -45,6 +45,8 @@ def test_a_ratio_is_taken_within_each_round(capsys: pytest.CaptureFixture[str]) 
     hits_both = [np.array([2.0]), np.array([20.0]), np.array([2.0])]
     print_ratio("ours / other", ratio(slow_moment, hits_both), 0.6)
     assert capsys.readouterr().out == "  ours / other: 0.50 (0.50 to 0.50)   target 0.6: met\n"
+    print_ratio("ours / other", ratio(slow_moment, hits_both))
+    assert capsys.readouterr().out == "  ours / other: 0.50 (0.50 to 0.50)\n"
 
 
 def test_the_pipeline_that_dvc_is_measured_by_runs_every_stage_once(tmp_path: Path) -> None:

@@ -40,10 +40,7 @@ def bench(clone: Path) -> None:
             for precision in ("fp32", "fp16"):
                 speed = f"    {precision} {rows / typical(seconds[precision]):9,.0f} rows/s"
                 part = ratio(seconds["eager"], seconds[precision])
-                if name in TARGETS:
-                    print_ratio(speed, part, TARGETS[name], at_least=True)
-                else:
-                    print(f"  {speed}: {part.median:.2f} ({part.low:.2f} to {part.high:.2f})")
+                print_ratio(speed, part, TARGETS.get(name), at_least=True)
 
 
 def of_evaluator(package: Path, batch: np.ndarray) -> Call:

@@ -53,11 +53,12 @@ def ratio(seconds: Rounds, others: Rounds) -> Figure:
     return figure(per_round(seconds, others))
 
 
-def print_ratio(what: str, value: Figure, target: float, *, at_least: bool = False) -> None:
-    """Print a ratio with its interval, its target and the verdict."""
-    bound = "at least " if at_least else ""
-    verdict = value.verdict(target, at_least=at_least)
-    print(f"  {what}: {value.median:.2f} ({value.low:.2f} to {value.high:.2f})   target {bound}{target}: {verdict}")
+def print_ratio(what: str, value: Figure, target: float | None = None, *, at_least: bool = False) -> None:
+    """Print a ratio with its interval, and the verdict if it has a target."""
+    judged = ""
+    if target is not None:
+        judged = f"   target {'at least ' if at_least else ''}{target}: {value.verdict(target, at_least=at_least)}"
+    print(f"  {what}: {value.median:.2f} ({value.low:.2f} to {value.high:.2f}){judged}")
 
 
 def print_times(title: str, seconds: dict[str, Rounds], targets: dict[tuple[str, str], float]) -> None:

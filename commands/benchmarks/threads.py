@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(PROJECT / "stages"), str(PROJECT)]
 
 import train  # noqa: E402 - after the path to it
-from commands.benchmarks.judging import Figure, figure, print_times, ratio  # noqa: E402
+from commands.benchmarks.judging import Figure, figure, print_ratio, print_times, ratio  # noqa: E402
 from commands.benchmarks.training import repeat_rows  # noqa: E402
 from shared.data.sequences import Prepared  # noqa: E402
 from shared.execution.timing import Call, Rounds, alternate  # noqa: E402
@@ -67,8 +67,7 @@ def bench(clone: Path) -> None:
     seconds = default_training(prepared)
     print_times(f"The default training, {EPOCHS} epochs of all rows at once", seconds, {})
     one, two = seconds
-    found = ratio(seconds[two], seconds[one])
-    print(f"  {two} / {one}: {found.median:.2f} ({found.low:.2f} to {found.high:.2f})")
+    print_ratio(f"{two} / {one}", ratio(seconds[two], seconds[one]))
 
 
 def measure(folders: list[Path], processes: int) -> dict[Case, float]:
@@ -102,7 +101,7 @@ def default_training(prepared: Prepared) -> dict[str, Rounds]:
     calls: dict[str, Call] = {}
     for name, threads in {"1 thread": 1, "2 threads": 2}.items():
         calls[name] = partial(train.train, prepared, params.model_copy(update={"threads": threads}), architecture)
-    return dict(alternate(calls, rounds=7))
+    return alternate(calls, rounds=7)
 
 
 def main() -> None:

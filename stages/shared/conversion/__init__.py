@@ -2,6 +2,5 @@
 
 `export` is the interface that both exporters write, `lean_graph` and `lean_package` take away what computes nothing,
 `coreml_gru`, `coreai_recurrent` and `coreai_decompositions` convert what the vendors' converters do badly,
-`compression` judges what a variant achieved, `canonical` and `coreai_canonical` make equal models equal bytes, and
-`stock_export` is what the others are measured against.
+`compression` judges what a variant achieved, and `canonical` and `coreai_canonical` make equal models equal bytes.
 """
